@@ -1,0 +1,20 @@
+"""Attention as the method needs it: packed rows, read rows, scaled rows."""
+
+from lookright.attention.interface import ATTENTION_NAME, use_lookright_attention
+from lookright.attention.layout import PackedLayout, build_layout
+from lookright.attention.packed import PackedCall, suffix_attention
+from lookright.attention.rows import RowRecorder, attention_ratio
+from lookright.attention.scaling import ImageScaling, scaled_image_attention
+
+__all__ = [
+    "ATTENTION_NAME",
+    "ImageScaling",
+    "PackedCall",
+    "PackedLayout",
+    "RowRecorder",
+    "attention_ratio",
+    "build_layout",
+    "scaled_image_attention",
+    "suffix_attention",
+    "use_lookright_attention",
+]

@@ -1,0 +1,86 @@
+"""Exact attention over a packed row in two parts: fused causal for prefixes, explicit for the few suffix rows.
+
+Shape letters: B batch (1), H query heads, G key/value heads, T row tokens, P prefix, S suffix, K = P + S, D head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lookright.attention.layout import Group, PackedLayout
+from lookright.attention.rows import RowRecorder
+
+
+@dataclass(slots=True, kw_only=True)
+class PackedCall:
+    """What one packed pass hands to every layer: the layout, and the recorder if rows are wanted."""
+
+    layout: PackedLayout
+    recorder: RowRecorder | None = None
+
+    def wanted(self, layer: int) -> RowRecorder | None:
+        """The recorder if it wants the rows of this layer."""
+        return self.recorder if self.recorder is not None and self.recorder.wants(layer) else None
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int, call: PackedCall) -> Tensor:
+    """All rows: float[B, H, T, D], keys and values float[B, G, T, D] -> float[B, T, H, D]."""
+    parts = []
+    for group, visible in zip(call.layout.groups, call.layout.visible, strict=True):
+        parts.append(_prefix_rows(query, key, value, scaling, group))
+        rows = query[0, :, group.split : group.stop]
+        parts.append(_suffix_rows(rows, key, value, scaling, group, visible, layer, call))
+    return torch.cat(parts, dim=1)
+
+
+def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int, call: PackedCall) -> Tensor:
+    """Suffix rows only: query float[B, H, sum S, D], keys and values of the whole row -> float[B, sum S, H, D]."""
+    parts = []
+    rows_per_group = query[0].split([group.num_suffix for group in call.layout.groups], dim=1)
+    for group, visible, rows in zip(call.layout.groups, call.layout.visible, rows_per_group, strict=True):
+        parts.append(_suffix_rows(rows, key, value, scaling, group, visible, layer, call))
+    return torch.cat(parts, dim=1)
+
+
+def _prefix_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float, group: Group) -> Tensor:
+    """Causal attention within the prefix: float[B, P, H, D]."""
+    span = slice(group.start, group.split)
+    grouped = query.shape[1] != key.shape[1]
+    output = F.scaled_dot_product_attention(
+        query[:, :, span], key[:, :, span], value[:, :, span], is_causal=True, scale=scaling, enable_gqa=grouped
+    )
+    return output.transpose(1, 2)
+
+
+def _suffix_rows(
+    rows_HSD: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    group: Group,
+    visible: Tensor,
+    layer: int,
+    call: PackedCall,
+) -> Tensor:
+    """Suffix rows of one group against its prefix and what they may see of the suffix: float[B, S, H, D].
+
+    The same probabilities give the output and, where wanted, the recorded rows.
+    """
+    num_heads, num_suffix, _ = rows_HSD.shape
+    key_GKD, value_GKD = key[0, :, group.start : group.stop], value[0, :, group.start : group.stop]
+    num_groups, num_keys = key_GKD.shape[0], key_GKD.shape[1]
+    hidden = torch.zeros(num_suffix, num_keys, dtype=rows_HSD.dtype, device=rows_HSD.device)
+    hidden[:, group.num_prefix :].masked_fill_(~visible, float("-inf"))
+    # query heads that share a key head are stacked as rows, so that keys are never repeated
+    stacked = rows_HSD.reshape(num_groups, -1, rows_HSD.shape[-1])
+    bias = hidden.repeat(num_heads // num_groups, 1).expand(num_groups, -1, -1)
+    scores = torch.baddbmm(bias, stacked, key_GKD.transpose(1, 2), alpha=scaling)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    probabilities = torch.softmax(scores, dim=-1, dtype=wide)
+    recorder = call.wanted(layer)
+    if recorder is not None:
+        recorder.record(layer, group.start, probabilities.view(num_heads, num_suffix, num_keys))
+    output = torch.bmm(probabilities.to(value_GKD.dtype), value_GKD)
+    return output.view(num_heads, num_suffix, -1).transpose(0, 1)[None]

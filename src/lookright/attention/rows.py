@@ -1,0 +1,64 @@
+"""Attention of a few rows, read where attention is computed, and the share that a region gets of it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lookright.attention.layout import PackedLayout
+
+
+class RowRecorder:
+    """Collects, in chosen decoder layers, how much attention each suffix row gives to weighted keys.
+
+    `weights`: float[T, C], C weightings of the row's tokens (a region's coverage, the image mask ...);
+    None records the head-averaged probabilities themselves, for heat maps. What is recorded carries
+    gradient. Under gradient checkpointing a layer runs twice; the first recording is the one that counts.
+    """
+
+    def __init__(self, layers: Sequence[int], weights: Tensor | None = None) -> None:
+        self.layers = frozenset(layers)
+        self.weights = weights
+        self._masses: dict[int, list[Tensor]] = {layer: [] for layer in sorted(self.layers)}
+        self._num_groups = 0
+
+    def wants(self, layer: int) -> bool:
+        """Whether the rows of decoder layer number `layer` (0-based) are wanted."""
+        return layer in self.layers
+
+    def expect(self, layout: PackedLayout) -> None:
+        """Declare the row about to be computed."""
+        self._num_groups = len(layout.groups)
+
+    def record(self, layer: int, start: int, probabilities_HSK: Tensor) -> None:
+        """Take float[H, S, K] of the group whose keys begin at row index `start`."""
+        if len(self._masses[layer]) == self._num_groups:
+            return  # recomputation under gradient checkpointing
+        if self.weights is None:
+            self._masses[layer].append(probabilities_HSK.mean(0))
+            return
+        keys = probabilities_HSK.shape[-1]
+        weights_KC = self.weights[start : start + keys].to(probabilities_HSK.dtype)
+        self._masses[layer].append((probabilities_HSK @ weights_KC).mean(0))
+
+    def masses(self) -> dict[int, list[Tensor]]:
+        """For each layer, for each group: float[S, C], or float[S, K] where no weights were given."""
+        return self._masses
+
+    def stacked(self) -> Tensor:
+        """All layers and groups: float[num_layers, sum S, C]; needs weights."""
+        assert self.weights is not None, "rows of different length do not stack"
+        return torch.stack([torch.cat(groups) for groups in self._masses.values()])
+
+
+def attention_ratio(masses: Tensor, rows: Tensor, owner: Tensor, num_owners: int) -> Tensor:
+    """Share of the image attention that falls on the target, per response: float[num_owners] in [0, 1].
+
+    `masses`: float[num_layers, sum S, 2], the attention of each row on the target and on all image
+    tokens; `rows`: int64[N], rows that predict response tokens; `owner`: int64[N], whose they are.
+    A(region) is the mean over those rows (and heads), the ratio is taken per layer, then averaged over
+    the layers (METHOD: attention ratio). An owner without rows gets NaN.
+    """
+    picked = masses[:, rows].float()
+    summed = picked.new_zeros(masses.shape[0], num_owners, 2).index_add(1, owner, picked)
+    return (summed[..., 0] / summed[..., 1]).mean(0)

@@ -1,0 +1,17 @@
+"""A backbone's folder is checked before anything is read from it."""
+
+from pathlib import Path
+
+from lookright.errors import ConfigError
+
+
+def check_folder(path: str | None) -> None:
+    """Raise ConfigError where `path` is missing, or looks local and is no folder with a config.json."""
+    if path is None:
+        raise ConfigError("backbone.path is not set; set backbone.path to a local folder or a hub name")
+    folder = Path(path)
+    looks_local = folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or folder.exists()
+    if looks_local and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"backbone.path={path} holds no config.json; set backbone.path to a model folder or a hub name"
+        )

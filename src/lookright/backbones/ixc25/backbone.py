@@ -1,0 +1,172 @@
+"""InternLM-XComposer2.5 (arXiv 2407.03320) as a backbone, at any size."""
+
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lookright.attention import use_lookright_attention
+from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.backbones.folder import check_folder
+from lookright.backbones.ixc25.checkpoint import load_checkpoint, save_checkpoint
+from lookright.backbones.ixc25.configuration import Ixc25Config
+from lookright.backbones.ixc25.image_transform import (
+    VARIANTS,
+    TilePlan,
+    plan_tiles,
+    tile_budget,
+    transform_picture,
+)
+from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM
+from lookright.backbones.ixc25.suffix_layer import suffix_layer_forward
+from lookright.backbones.ixc25.token_map import TileMap
+from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
+from lookright.backbones.prompts import check_placeholders, expand_images
+from lookright.errors import ConfigError, RecordError
+from lookright.types import IMAGE_PLACEHOLDER, Size
+
+SMALL_FILES = ["config.json", "tokenizer.model", "tokenizer.json"]
+WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json"]
+TURN_OPENING = f"{START_OF_TURN}user\n"
+TURN_CLOSING = f"{END_OF_TURN}\n{START_OF_TURN}assistant\n"
+
+
+class Ixc25Backbone(Backbone):
+    """An InternLM-XC2.5 folder in the official layout (config, weights, tokenizer).
+
+    `path`: local folder or hub name. `image_transform`: `inference`, `finetune` or `evaluation`, the three
+    published ways to tile a picture. `hd_num`: most tiles of a picture, None for the variant's own rule.
+    `max_length` in tokens, prompt and response together.
+    """
+
+    vision_prefix = "vit."
+    projector_prefix = "vision_proj."
+
+    def __init__(
+        self,
+        path: str | None,
+        image_transform: str = "inference",
+        hd_num: int | None = None,
+        max_length: int = 4096,
+    ) -> None:
+        if image_transform not in VARIANTS:
+            raise ConfigError(f"backbone.image_transform={image_transform!r} is unknown; valid: {', '.join(VARIANTS)}")
+        if hd_num is not None and hd_num < 1:
+            raise ConfigError(f"backbone.hd_num={hd_num} leaves no tile; set 1 or more, or null for the default")
+        check_folder(path)
+        self.path = str(path)
+        self.image_transform = image_transform
+        self.hd_num = hd_num
+        self.max_length = max_length
+        self.folder = _local_folder(self.path, SMALL_FILES)
+        self.config = Ixc25Config.from_pretrained(self.folder)
+        self.tokenizer = load_tokenizer(self.folder, self.config.vocab_size)
+        self.num_layers = self.config.num_hidden_layers
+        eos = self.config.eos_token_id
+        self.end_token_ids = [self.tokenizer.piece_id(END_OF_TURN), *(eos if isinstance(eos, list) else [eos])]
+        self.pad_token_id = self.config.pad_token_id
+
+    def tile_plan(self, size: Size, num_pictures: int) -> TilePlan:
+        """Tiles of one picture of `size`; raises RecordError (reason `picture_shape`) for an extreme strip."""
+        budget = tile_budget(self.image_transform, num_pictures) if self.hd_num is None else self.hd_num
+        return plan_tiles(size, self.image_transform, budget, self.config.tile_size)
+
+    def token_map(self, size: Size, num_pictures: int) -> TileMap:
+        """Overview, separators and tiles of one picture; a prompt with several pictures has fewer tiles each."""
+        return TileMap(plan=self.tile_plan(size, num_pictures), side=self.config.token_side)
+
+    def preprocess(self, image: Image.Image, num_pictures: int) -> Tensor:
+        """float32[3, tiles_down * tile, tiles_across * tile], normalised, padded with white."""
+        return transform_picture(image, self.tile_plan(image.size, num_pictures))
+
+    def encode_prompt(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        """BOS, the user's turn, the opening of the assistant's; every stretch of text tokenised by itself."""
+        return self._encode(TURN_OPENING, prompt, TURN_CLOSING, sizes)
+
+    def encode_prefix(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        """The open user turn; equal to the start of `encode_prompt` where it ends in a picture."""
+        return self._encode(TURN_OPENING, prompt, "", sizes)
+
+    def encode_continuation(self, text: str) -> Tensor:
+        """The rest of the user's turn and the opening of the assistant's: int64[N]."""
+        return self._text_ids(text + TURN_CLOSING)
+
+    def encode_response(self, text: str) -> Tensor:
+        """The answer and the end-of-turn token: int64[N]."""
+        return torch.cat([self._text_ids(text), torch.tensor(self.end_token_ids[:1])])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text before the first end token."""
+        ids = [int(token) for token in token_ids]
+        stop = next((i for i, token in enumerate(ids) if token in self.end_token_ids), len(ids))
+        return self.tokenizer.decode(ids[:stop]).strip()
+
+    def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
+        if weights:
+            model = load_checkpoint(_local_folder(self.path, SMALL_FILES + WEIGHT_FILES), self.config, dtype)
+        else:
+            model = Ixc25ForCausalLM(self.config).to(dtype)
+        model.generation_config.eos_token_id = list(self.end_token_ids)
+        decoder = self.language_model(model)
+        use_lookright_attention(decoder)
+        decoder.layers[-1].forward = types.MethodType(suffix_layer_forward, decoder.layers[-1])
+        return model
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """The InternLM2 stack."""
+        return model.model
+
+    def lora_targets(self) -> str:
+        """The five linear layers of every decoder layer, not the partial LoRA inside them."""
+        return r".*model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])"
+
+    def encode_images(self, model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """float[N_i, C] for each picture; the ViT runs over the tiles of all of them together."""
+        return model.encode_pictures(pixels)
+
+    def decoder_kwargs(self, image_mask: Tensor) -> dict[str, Tensor]:
+        """The mask of the partial LoRA, separators included."""
+        return {"im_mask": image_mask}
+
+    def save_pretrained(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write weights and configuration in the official layout, and the tokenizer."""
+        save_checkpoint(model, Path(folder))
+        copy_tokenizer(self.folder, Path(folder))
+
+    def _encode(self, opening: str, prompt: str, closing: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        check_placeholders(prompt, len(sizes))
+        texts = f"{opening}{prompt}{closing}".split(IMAGE_PLACEHOLDER)
+        parts = [self._text_ids(text) for text in texts]
+        parts[0] = torch.cat([torch.tensor([self.config.bos_token_id]), parts[0]])
+        counts = [self.token_map(size, len(sizes)).num_tokens for size in sizes]
+        return expand_images(parts, counts, self.config.image_token_id)
+
+    def _text_ids(self, text: str) -> Tensor:
+        """Ids of one stretch of text; raises RecordError where it holds the token that stands for pictures."""
+        ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        if (ids == self.config.image_token_id).any():
+            raise RecordError(
+                "placeholders",
+                f"the text {text[:80]!r} holds the token that stands for picture rows "
+                f"(id {self.config.image_token_id}); take it out of the text",
+            )
+        return ids
+
+
+def _local_folder(path: str, patterns: list[str]) -> Path:
+    """`path` where it is a folder, else the hub's files that match; raises ConfigError where there are none."""
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"backbone.path={path} is no local folder and the hub does not give it ({error}); "
+            "set backbone.path to a folder with the official files"
+        ) from error

@@ -1,0 +1,33 @@
+"""Partial LoRA: a low-rank addition that acts on image rows alone (InternLM-XComposer2, arXiv 2401.16420, eq. 1)."""
+
+from torch import Tensor, nn
+
+
+def image_rows(im_mask: Tensor | None) -> Tensor | None:
+    """Indices of the True rows of bool[B, L], flattened: int64[K]; None stays None (no picture anywhere)."""
+    return None if im_mask is None else im_mask.flatten().nonzero().squeeze(-1)
+
+
+class PartialLoraLinear(nn.Linear):
+    """`y = x W^T`, plus `dropout(x) A^T B^T * alpha / rank` on image rows; dropout in train mode alone.
+
+    A subclass of nn.Linear, so that PEFT wraps it: an adapter then acts on all rows and hands `image_rows` on.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.Plora_A = nn.Linear(in_features, rank, bias=False)
+        self.Plora_B = nn.Linear(rank, out_features, bias=False)
+        self.plora_dropout = nn.Dropout(dropout)
+        self.plora_scale = alpha / rank
+
+    def forward(self, x: Tensor, image_rows: Tensor | None = None) -> Tensor:
+        """float[..., in] -> float[..., out]; `image_rows` int64[K] indexes the rows of x flattened."""
+        output = super().forward(x)
+        if image_rows is None:
+            return output
+        # an empty index still runs: under sharded training every rank has to ask for the same parameters
+        picked = x.reshape(-1, self.in_features).index_select(0, image_rows)
+        added = self.Plora_B(self.Plora_A(self.plora_dropout(picked))) * self.plora_scale
+        output.view(-1, self.out_features).index_add_(0, image_rows, added.to(output.dtype))
+        return output

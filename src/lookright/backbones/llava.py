@@ -1,0 +1,189 @@
+"""LLaVA-1.5 (arXiv 2310.03744) through transformers' own LlavaForConditionalGeneration, at any size."""
+
+import copy
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaImageProcessorPil,
+    PreTrainedModel,
+)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
+
+from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
+from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.backbones.folder import check_folder
+from lookright.backbones.grid import GridMap
+from lookright.backbones.prompts import check_placeholders, expand_images
+from lookright.errors import ConfigError
+from lookright.types import IMAGE_PLACEHOLDER, Size
+
+
+class LlavaBackbone(Backbone):
+    """A LLaVA folder in transformers' layout (config, weights, tokenizer, preprocessor).
+
+    `path`: local folder or hub name. `image_aspect`: `pad` to a square with the mean colour, as LLaVA-1.5
+    was trained, or `crop` the centre, which loses the borders of a wide collage. `system_prompt` opens
+    every conversation. `max_length` in tokens, prompt and response together.
+    """
+
+    vision_prefix = "model.vision_tower."
+    projector_prefix = "model.multi_modal_projector."
+
+    def __init__(
+        self, path: str | None, image_aspect: str = "pad", system_prompt: str = "", max_length: int = 4096
+    ) -> None:
+        if image_aspect not in ("pad", "crop"):
+            raise ConfigError(f"backbone.image_aspect={image_aspect!r} is unknown; valid: pad, crop")
+        check_folder(path)
+        self.path = str(path)
+        self.image_aspect = image_aspect
+        self.system_prompt = system_prompt
+        self.max_length = max_length
+        self.config: LlavaConfig = AutoConfig.from_pretrained(self.path)
+        if not isinstance(self.config, LlavaConfig):
+            raise ConfigError(f"backbone.path={self.path} holds a {self.config.model_type} model, not a LLaVA one")
+        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        self.processor = _image_processor(self.path, self.config, image_aspect)
+        self.num_layers = self.config.text_config.num_hidden_layers
+        self.end_token_ids = [self.tokenizer.eos_token_id]
+        self.pad_token_id = _pad_token_id(self.tokenizer)
+
+    def token_map(self, size: Size, num_pictures: int) -> GridMap:
+        """Every picture costs the same tokens, whatever `size` and `num_pictures`."""
+        del num_pictures
+        side = self.config.vision_config.image_size
+        cells = side // self.config.vision_config.patch_size
+        reference = max(size) if self.image_aspect == "pad" else min(size)
+        scale = side / reference
+        offset_x, offset_y = ((side - extent * scale) / 2 for extent in size)
+        return GridMap(side=side, cells=cells, scale=scale, offset_x=offset_x, offset_y=offset_y, size=size)
+
+    def preprocess(self, image: Image.Image, num_pictures: int) -> Tensor:
+        """float32[3, side, side]: padded or cropped to a square, bicubic, normalised."""
+        del num_pictures
+        return self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+
+    def encode_prompt(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        """`{system_prompt} USER: {prompt} ASSISTANT:` with BOS first where the tokenizer has one."""
+        return self._encode(f"{self._opening()}{prompt} ASSISTANT:", sizes)
+
+    def encode_prefix(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        """The user's turn up to where `encode_continuation` goes on."""
+        return self._encode(f"{self._opening()}{prompt}", sizes)
+
+    def encode_continuation(self, text: str) -> Tensor:
+        """The rest of the user's turn and the opening of the assistant's: int64[N]."""
+        return self._text_ids(f"{text} ASSISTANT:")
+
+    def encode_response(self, text: str) -> Tensor:
+        """The answer and the end token: int64[N]."""
+        return torch.cat([self._text_ids(f" {text}"), torch.tensor(self.end_token_ids[:1])])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text before the first end token."""
+        ids = list(token_ids)
+        stop = next((i for i, token in enumerate(ids) if token in self.end_token_ids), len(ids))
+        return self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+
+    def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
+        if weights:
+            model = LlavaForConditionalGeneration.from_pretrained(self.path, dtype=dtype)
+        else:
+            model = LlavaForConditionalGeneration(copy.deepcopy(self.config)).to(dtype)
+        decoder = self.language_model(model)
+        use_lookright_attention(decoder)
+        decoder.layers[-1].forward = types.MethodType(_last_layer_forward, decoder.layers[-1])
+        return model
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """The Llama stack."""
+        return model.model.language_model
+
+    def lora_targets(self) -> str:
+        """All linear layers of the language model."""
+        return r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+    def encode_images(self, model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """float[num_tokens, D] for each picture; the tower runs once over all of them."""
+        if not pixels:
+            return []
+        stacked = torch.stack(list(pixels)).to(model.dtype)
+        return list(model.get_image_features(stacked, return_dict=True).pooler_output)
+
+    def save_pretrained(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write weights, tokenizer and image processor in transformers' layout."""
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _opening(self) -> str:
+        return f"{self.system_prompt} USER: " if self.system_prompt else "USER: "
+
+    def _encode(self, text: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        """Tokenise as one string, the placeholder being a token of its own, then expand it."""
+        check_placeholders(text, len(sizes))
+        ids = torch.tensor(self.tokenizer(text).input_ids)
+        image = self.config.image_token_id
+        places = (ids == image).nonzero().flatten().tolist()
+        assert len(places) == len(sizes), f"{IMAGE_PLACEHOLDER} is not a token of its own in {self.path}"
+        edges = [-1, *places, len(ids)]
+        parts = [ids[a + 1 : b] for a, b in zip(edges, edges[1:], strict=False)]
+        counts = [self.token_map(size, len(sizes)).num_tokens for size in sizes]
+        return expand_images(parts, counts, image)
+
+    def _text_ids(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+
+
+def _image_processor(path: str, config: LlavaConfig, image_aspect: str) -> LlavaImageProcessorPil:
+    """The folder's processor with the square made our way."""
+    side = config.vision_config.image_size
+    return LlavaImageProcessorPil.from_pretrained(
+        path,
+        do_pad=image_aspect == "pad",
+        do_center_crop=image_aspect == "crop",
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+    )
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    """The pad token, or the end token where there is none; ids are compared with None (0 is an id)."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _last_layer_forward(
+    self: LlamaDecoderLayer, hidden_states: Tensor, packed: PackedCall | None = None, **kwargs: Any
+) -> Tensor:
+    """The last decoder layer: in a packed pass it computes queries, output and MLP for suffix rows alone.
+
+    float[1, T, D] -> float[1, sum S, D]; without `packed` it is the stock layer.
+    """
+    if packed is None:
+        return type(self).forward(self, hidden_states, **kwargs)
+    attention, rows = self.self_attn, packed.layout.suffix_index
+    normed = self.input_layernorm(hidden_states)
+    cos, sin = (part[:, None] for part in kwargs["position_embeddings"])
+
+    def heads(states: Tensor) -> Tensor:
+        return states.view(1, states.shape[1], -1, attention.head_dim).transpose(1, 2)
+
+    key = heads(attention.k_proj(normed))
+    key = key * cos + rotate_half(key) * sin
+    query = heads(attention.q_proj(normed[:, rows]))
+    query = query * cos[:, :, rows] + rotate_half(query) * sin[:, :, rows]
+    value = heads(attention.v_proj(normed))
+    output = suffix_attention(query, key, value, attention.scaling, attention.layer_idx, packed)
+    hidden_states = hidden_states[:, rows] + attention.o_proj(output.flatten(2))
+    return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))

@@ -1,0 +1,65 @@
+"""Runs a Hydra command so that a user's mistake ends in a message, not in a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lookright.config import schema
+from lookright.config.check import unknown_key
+from lookright.errors import LookRightError
+
+CONFIG_FOLDER = Path(__file__).parents[3] / "conf"
+EXIT_USER_ERROR = 2
+
+
+def launch(main: Callable[[], None], config_name: str) -> None:
+    """Call a `hydra.main` function; errors that are the user's are printed and end with status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    schema.register()
+    try:
+        main()
+    except LookRightError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(explain(error, config_name))
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """Hydra's message, with the valid names where a key does not exist; our own message where one is inside."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__
+    own = next((part for part in chain if isinstance(part, LookRightError)), None)
+    if own is not None:
+        return str(own)
+    text = "\n".join(dict.fromkeys(str(part) for part in chain))
+    found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)
+    if found is None or ("is not in struct" not in text and "not in '" not in text):
+        return text
+    return f"{unknown_key(found[1], _names_beside(found[1], config_name))}\n{text}"
+
+
+def _names_beside(path: str, config_name: str) -> list[str]:
+    """Keys that the default config has where `path` should lie."""
+    parent = path.rpartition(".")[0]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = compose(config_name)
+    holder = OmegaConf.select(config, parent) if parent else config
+    return [str(key) for key in holder] if holder is not None else []
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,105 @@
+"""The root of each command's config: which keys there are. What a group holds is its target's signature."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from lookright.training.optimization import Optimization
+
+
+@dataclass
+class ShardConfig:
+    """Part `index` (0-based) of `count`; the union of all parts does not depend on `count`."""
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass
+class GenerateConfig:
+    """Root of `generate.py`."""
+
+    source: Any = MISSING
+    split: str = "train"
+    formats: list[str] = field(default_factory=list)
+    composers: dict[str, Any] = field(default_factory=dict)
+    weights: Any = None
+    companions: str = "random"
+    shortfall: str = "skip"
+    num_prompts: int = MISSING
+    backbone: Any = MISSING
+    adapter: str | None = None
+    decode: Any = MISSING
+    selection: Any = MISSING
+    filters: dict[str, Any] = field(default_factory=dict)
+    noise: Any = None
+    ratio_layer: int | None = None
+    stage: str = "all"
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    batch_size: int = 16
+    num_workers: int = 0
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    output: str = MISSING
+    resume: bool = True
+    report_examples: int = 24
+
+
+@dataclass
+class TrainConfig:
+    """Root of `train.py`."""
+
+    task: Any = MISSING
+    backbone: Any = MISSING
+    data: Any = MISSING
+    loss: Any = None
+    reference: Any = None
+    tuning: Any = MISSING
+    optimization: Optimization = field(default_factory=Optimization)
+    trainer: Any = MISSING
+    logger: Any = None
+    seed: int = 0
+    output: str = MISSING
+    resume: str | None = None
+
+
+@dataclass
+class InferConfig:
+    """Root of `infer.py`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    data: Any = MISSING
+    decode: Any = MISSING
+    ratio_layer: int | None = None
+    batch_size: int = 16
+    num_workers: int = 0
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    overlays: int = 12
+    seed: int = 0
+    output: str = MISSING
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is not null."""
+    return next((value for value in values if value is not None), None)
+
+
+def register() -> None:
+    """Put schemas and resolvers where Hydra finds them."""
+    store = ConfigStore.instance()
+    store.store(name="generate_schema", node=GenerateConfig)
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="infer_schema", node=InferConfig)
+    OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver(
+        "asset", lambda name: str(Path(__file__).parents[1] / "backbones" / "assets" / name), replace=True
+    )

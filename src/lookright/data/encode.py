@@ -1,0 +1,76 @@
+"""From a record to tokens, pixels and coverage for one backbone. Nothing is ever truncated."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.data.pictures import Pictures
+from lookright.decoding.prefill import DecoderInput
+from lookright.errors import RecordError
+from lookright.packed.batch import Example, Response
+from lookright.types import Preference, Prompt, Region, Size
+
+
+def region_coverage(backbone: Backbone, prompt: EncodedPrompt, region: Region, sizes: Sequence[Size]) -> Tensor:
+    """Share of each prompt token that the region covers: float32[L], 0 on text."""
+    coverage = torch.zeros(len(prompt.input_ids))
+    start, stop = prompt.image_spans[region.picture]
+    coverage[start:stop] = backbone.token_map(sizes[region.picture], len(sizes)).coverage(region.box)
+    return coverage
+
+
+def encode_preference(backbone: Backbone, record: Preference, pictures: Pictures) -> Example:
+    """The pair with its pictures, chosen first."""
+    question = encode_question(backbone, record, pictures)
+    responses = [Response(token_ids=backbone.encode_response(text)) for text in (record.chosen, *record.rejected)]
+    return _example(record, question, responses)
+
+
+def encode_answer(backbone: Backbone, record: Prompt, answer_ids: Sequence[int], pictures: Pictures) -> Example:
+    """A prompt with one given answer, as token ids, for a teacher-forced pass."""
+    question = encode_question(backbone, record, pictures)
+    return _example(record, question, [Response(token_ids=torch.tensor(answer_ids, dtype=torch.long))])
+
+
+def encode_question(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> DecoderInput:
+    """A prompt to answer: its tokens, its pictures, and the target's coverage where the geometry is known."""
+    sizes = [pictures.size(name) for name in record.images]
+    prompt = backbone.encode_prompt(record.prompt, sizes)
+    known = record.target is not None and record.regions is not None
+    return DecoderInput(
+        prompt=prompt,
+        pixels=[backbone.preprocess(pictures.open(name), len(record.images)) for name in record.images],
+        coverage=region_coverage(backbone, prompt, record.regions[record.target], sizes) if known else None,
+    )
+
+
+def row_length(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> int:
+    """Row tokens of a record, from sizes alone. Raises RecordError (reason `too_long`) past the backbone's limit.
+
+    The limit holds for each conversation by itself: the prompt and its longest answer.
+    """
+    sizes = [pictures.size(name) for name in record.images]
+    num_prompt = len(backbone.encode_prompt(record.prompt, sizes).input_ids)
+    answers = [record.chosen, *record.rejected] if isinstance(record, Preference) else []
+    lengths = [len(backbone.encode_response(text)) for text in answers]
+    longest = num_prompt + max(lengths, default=0)
+    if longest > backbone.max_length:
+        raise RecordError(
+            "too_long",
+            f"prompt and answer have {longest} tokens ({num_prompt} in the prompt, {len(record.images)} pictures), "
+            f"the limit is {backbone.max_length}; set backbone.max_length higher, or data.on_bad_record=skip",
+        )
+    return num_prompt + sum(length - 1 for length in lengths)
+
+
+def _example(record: Preference | Prompt, question: DecoderInput, responses: list[Response]) -> Example:
+    return Example(
+        id=record.id,
+        prompt=question.prompt,
+        pixels=question.pixels,
+        responses=responses,
+        coverage=question.coverage,
+        label=record.format or "",
+    )

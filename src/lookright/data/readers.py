@@ -1,0 +1,138 @@
+"""One door to records of every kind; every record is checked before it comes out."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from lookright.data.pictures import PictureFolder, Pictures, TablePictures
+from lookright.data.readers_published import llava_prompt, published_preference
+from lookright.data.readers_table import DatasetTable, ParquetTable, Table, table_preference
+from lookright.data.records import RecordType, numbered_lines, parse_line, preference_from_dict, prompt_from_dict
+from lookright.data.validate import BadRecords, OnBadRecord, check_record
+from lookright.errors import ConfigError, RecordError
+from lookright.types import Preference, Prompt
+
+Entry = tuple[str, Callable[[], Any]]
+"""Where a record lies, and its raw value (may raise RecordError)."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class RecordSet(Generic[RecordType]):
+    """Checked records, what opens their pictures, and how many were left out under each reason."""
+
+    records: list[RecordType]
+    pictures: Pictures
+    dropped: Counter[str]
+
+
+def load_preferences(
+    path: str | Path, image_root: str | Path | None = None, on_bad_record: OnBadRecord = "error"
+) -> RecordSet[Preference]:
+    """Preference records as they are, told apart by their keys.
+
+    A `.jsonl` or `.json` file of ours or of MIA-DPO / AA-DPO, a parquet file, a folder of parquet files, or
+    a folder of `datasets`. Image paths start from `image_root`, else from the file's folder. Raises
+    ConfigError for the file and LookRightError for its records.
+    """
+    path = Path(path)
+    folder = PictureFolder(_image_root(path, image_root))
+    table = _table(path)
+    if table is not None:
+        rows = range(len(table))
+        entries = ((f"{path} row {row}", lambda row=row: table_preference(table.row(row), row)) for row in rows)
+        return _collect(entries, TablePictures(table, folder), on_bad_record)
+    converted = ((where, lambda read=read: _to_preference(read(), folder)) for where, read in _json_entries(path))
+    return _collect(converted, folder, on_bad_record)
+
+
+def load_prompts(
+    path: str | Path, image_root: str | Path | None = None, on_bad_record: OnBadRecord = "error"
+) -> RecordSet[Prompt]:
+    """Prompts with ground truth: `instructions.jsonl` of ours or LLaVA json; else as `load_preferences`."""
+    path = Path(path)
+    folder = PictureFolder(_image_root(path, image_root))
+    converted = ((where, lambda read=read: _to_prompt(read(), folder)) for where, read in _json_entries(path))
+    return _collect(converted, folder, on_bad_record)
+
+
+def _collect(entries: Iterator[Entry], pictures: Pictures, on_bad_record: OnBadRecord) -> RecordSet[Any]:
+    bad = BadRecords(on_bad_record)
+    records: dict[str, Any] = {}
+    first_seen: dict[str, str] = {}
+    num_records = 0
+    for where, read in entries:
+        num_records += 1
+        try:
+            record = read()
+            where = f"{where} (id {record.id})"
+            check_record(record, pictures)
+            if record.id in first_seen:
+                raise RecordError("duplicate_id", f"the id was already used at {first_seen[record.id]}")
+        except RecordError as error:
+            bad.add(where, error)
+            continue
+        first_seen[record.id] = where
+        records[record.id] = record
+    if not num_records:
+        raise ConfigError("data.path: the file holds no record")
+    bad.finish(num_records)
+    return RecordSet(records=list(records.values()), pictures=pictures, dropped=bad.counts)
+
+
+def _json_entries(path: Path) -> Iterator[Entry]:
+    if path.suffix == ".jsonl":
+        for where, line in numbered_lines(path):
+            yield where, lambda line=line: parse_line(line)
+        return
+    if path.suffix != ".json" or not path.is_file():
+        found = "no such file" if not path.exists() else "not a .jsonl or .json file"
+        raise ConfigError(f"data.path={path}: {found}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"data.path={path}: not valid json ({error})") from error
+    if not isinstance(data, list):
+        raise ConfigError(f"data.path={path}: found a json {type(data).__name__}, the file holds one list of records")
+    for number, item in enumerate(data):
+        yield f"{path} record {number}", lambda item=item: item
+
+
+def _to_preference(data: Any, pictures: Pictures) -> Preference:
+    if isinstance(data, dict) and "conversations" in data:
+        raise RecordError(
+            "malformed", "a LLaVA row (`conversations`) is a prompt, not a preference: use source=llava_json"
+        )
+    if isinstance(data, dict) and "image" in data:
+        return published_preference(data, pictures)
+    return preference_from_dict(data)
+
+
+def _to_prompt(data: Any, pictures: Pictures) -> Prompt:
+    if isinstance(data, dict) and "conversations" in data:
+        return llava_prompt(data, pictures)
+    return prompt_from_dict(data)
+
+
+def _table(path: Path) -> Table | None:
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        if not path.exists():
+            raise ConfigError(f"data.path={path}: no such file")
+        return ParquetTable(path)
+    return DatasetTable(path) if path.is_dir() and _is_dataset(path) else None
+
+
+def _is_dataset(path: Path) -> bool:
+    if not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        raise ConfigError(f"data.path={path}: the folder holds neither parquet files nor a saved dataset; set a file")
+    return True
+
+
+def _image_root(path: Path, image_root: str | Path | None) -> Path:
+    if image_root is None:
+        return path if path.is_dir() else path.parent
+    if not Path(image_root).is_dir():
+        raise ConfigError(f"data.image_root={image_root}: no such folder")
+    return Path(image_root)

@@ -1,0 +1,171 @@
+"""Prompts and preferences as JSON lines."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lookright.errors import ConfigError, RecordError
+from lookright.types import Preference, Prompt, Region
+
+Record = Prompt | Preference
+RecordType = TypeVar("RecordType", Prompt, Preference)
+
+
+def to_dict(record: Record) -> dict[str, Any]:
+    """Plain containers for json; unknown geometry is left out, a single `rejected` is a string."""
+    data = {key: value for key, value in asdict(record).items() if value is not None}
+    if isinstance(record, Preference) and len(record.rejected) == 1:
+        data["rejected"] = record.rejected[0]
+    return data
+
+
+def prompt_from_dict(data: Any) -> Prompt:
+    """The inverse of `to_dict`. Raises RecordError (reason `malformed`) naming the key."""
+    return Prompt(**_checked(data, Prompt))
+
+
+def preference_from_dict(data: Any) -> Preference:
+    """The inverse of `to_dict`. Raises RecordError (reason `malformed`) naming the key."""
+    if isinstance(data, dict) and isinstance(data.get("rejected"), str):
+        data = data | {"rejected": [data["rejected"]]}
+    return Preference(**_checked(data, Preference))
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write all records, one a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(to_line(record))
+
+
+def to_line(record: Record) -> str:
+    """One line, its line feed included; non-ASCII letters stay readable."""
+    return json.dumps(to_dict(record), ensure_ascii=False) + "\n"
+
+
+def read_prompts(path: Path) -> Iterator[Prompt]:
+    """Records of a file that this package wrote. Raises RecordError naming file and line."""
+    return _read_lines(path, prompt_from_dict)
+
+
+def read_preferences(path: Path) -> Iterator[Preference]:
+    """Records of a file that this package wrote. Raises RecordError naming file and line."""
+    return _read_lines(path, preference_from_dict)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """`file:line` and text of every line that is not blank. Raises ConfigError for a missing file."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line
+
+
+def parse_line(line: str) -> Any:
+    """One json value. Raises RecordError (reason `json`)."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise RecordError("json", f"not valid json ({error}): {line.strip()[:80]!r}") from error
+
+
+def cut_torn_line(path: Path) -> int:
+    """Cut a last line without line feed, as a killed writer leaves it; returns the bytes cut."""
+    with path.open("rb+") as file:
+        position = size = file.seek(0, os.SEEK_END)
+        while position:
+            step = min(65536, position)
+            file.seek(position - step)
+            found = file.read(step).rfind(b"\n")
+            if found >= 0:
+                position = position - step + found + 1
+                break
+            position -= step
+        file.truncate(position)
+    return size - position
+
+
+def _read_lines(path: Path, convert: Callable[[Any], RecordType]) -> Iterator[RecordType]:
+    for where, line in numbered_lines(path):
+        try:
+            yield convert(parse_line(line))
+        except RecordError as error:
+            raise RecordError(error.reason, f"{where}: {error}") from error
+
+
+def _checked(data: Any, kind: type[RecordType]) -> dict[str, Any]:
+    """Keyword arguments of a record, every field of the right type."""
+    if not isinstance(data, dict):
+        raise _malformed(f"a record is a json object, found {type(data).__name__}")
+    known = {field.name: field for field in fields(kind)}
+    unknown = [key for key in data if key not in known]
+    if unknown:
+        raise _malformed(f"unknown key {unknown[0]!r}; valid are {', '.join(known)}")
+    missing = [name for name, field in known.items() if name not in data and _required(field)]
+    if missing:
+        raise _malformed(f"the key {missing[0]!r} is missing; a {kind.__name__.lower()} needs it")
+    return {key: _value(key, value, kind) for key, value in data.items()}
+
+
+def _required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _value(key: str, value: Any, kind: type[Record]) -> Any:
+    if kind is Preference and value is None and key in ("format", "target", "regions"):
+        return None
+    if key == "regions":
+        return _regions(value)
+    expected = _TYPES[key]
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise _malformed(f"{key}={_short(value)} is {type(value).__name__}, not {expected.__name__}")
+    if expected is list and not all(isinstance(item, str) for item in value):
+        raise _malformed(f"{key}={_short(value)}: every item is a string")
+    return value
+
+
+_TYPES: dict[str, type] = {
+    "id": str,
+    "images": list,
+    "prompt": str,
+    "answer": str,
+    "chosen": str,
+    "rejected": list,
+    "format": str,
+    "target": int,
+    "scores": dict,
+    "provenance": dict,
+}
+
+
+def _regions(value: Any) -> list[Region]:
+    if not isinstance(value, list):
+        raise _malformed(f"regions={_short(value)} is not a list")
+    return [_region(number, item) for number, item in enumerate(value)]
+
+
+def _region(number: int, item: Any) -> Region:
+    try:
+        picture, box, source = item["picture"], item["box"], item["source"]
+        if len(item) != 3 or type(picture) is not int or not isinstance(source, str):
+            raise ValueError
+        x0, y0, x1, y1 = (side if isinstance(side, int) else float(side) for side in box)
+    except (KeyError, TypeError, ValueError):
+        raise _malformed(
+            f"regions[{number}]={_short(item)}: a region is {{picture: number, box: [x0, y0, x1, y1], source: text}}"
+        ) from None
+    return Region(picture=picture, box=(x0, y0, x1, y1), source=source)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _malformed(message: str) -> RecordError:
+    return RecordError("malformed", message)

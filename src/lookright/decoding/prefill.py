@@ -1,0 +1,87 @@
+"""One left-padded pass over a batch of prompts, whose keys and values every decoder goes on from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from lookright.backbones.base import Backbone, EncodedPrompt
+
+
+@dataclass(slots=True, kw_only=True)
+class DecoderInput:
+    """A prompt to answer.
+
+    `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L], share of each prompt token that the
+    target covers, None where it is unknown.
+    """
+
+    prompt: EncodedPrompt
+    pixels: list[Tensor]
+    coverage: Tensor | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Prefill:
+    """B prompts after their pass: `input_ids`, `attention_mask` int64[B, L], `image_mask` bool[B, L],
+    `coverage` float32[B, L] (0 where unknown), `logits` float32[B, V] of the first answer token, and the cache."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    image_mask: Tensor
+    coverage: Tensor
+    logits: Tensor
+    cache: DynamicCache
+
+    @property
+    def confidence(self) -> Tensor:
+        """Largest probability of the first answer token: float32[B]."""
+        return self.logits.softmax(-1).amax(-1)
+
+
+@torch.no_grad()
+def prefill(backbone: Backbone, model: nn.Module, inputs: Sequence[DecoderInput]) -> Prefill:
+    """Run the prompts through the bare `model` once, pictures encoded once each."""
+    device = next(model.parameters()).device
+    length = max(len(item.prompt.input_ids) for item in inputs)
+    rows = [item.prompt.input_ids for item in inputs]
+    input_ids = torch.stack([_left_pad(row, length, backbone.pad_token_id) for row in rows]).to(device)
+    attention_mask = torch.stack([_left_pad(torch.ones_like(row), length, 0) for row in rows]).to(device)
+    image_mask = torch.stack([_left_pad(_image_mask(item.prompt), length, False) for item in inputs]).to(device)
+    features = backbone.encode_images(model, [pixels.to(device) for item in inputs for pixels in item.pixels])
+    cache = DynamicCache(config=model.config.get_text_config())
+    output = backbone.language_model(model)(
+        inputs_embeds=backbone.merge_images(model, input_ids, image_mask, features),
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        **backbone.decoder_kwargs(image_mask),
+    )
+    return Prefill(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        image_mask=image_mask,
+        coverage=torch.stack([_coverage(item, length) for item in inputs]).to(device),
+        logits=model.get_output_embeddings()(output.last_hidden_state[:, -1]).float(),
+        cache=cache,
+    )
+
+
+def _left_pad(row: Tensor, length: int, value: int | bool) -> Tensor:
+    return F.pad(row, (length - len(row), 0), value=value)
+
+
+def _image_mask(prompt: EncodedPrompt) -> Tensor:
+    mask = torch.zeros(len(prompt.input_ids), dtype=torch.bool)
+    for start, stop in prompt.image_spans:
+        mask[start:stop] = True
+    return mask
+
+
+def _coverage(item: DecoderInput, length: int) -> Tensor:
+    covered = torch.zeros(len(item.prompt.input_ids)) if item.coverage is None else item.coverage
+    return _left_pad(covered, length, 0.0)

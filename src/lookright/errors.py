@@ -1,0 +1,20 @@
+"""Errors that a user can act on: each message names the place, what was found and what to set."""
+
+
+class LookRightError(ValueError):
+    """Base class of every error that is the user's to fix; printed without a traceback."""
+
+
+class ConfigError(LookRightError):
+    """A configuration that cannot run; the message lists every problem found, one a line."""
+
+
+class RecordError(LookRightError):
+    """A record that cannot be used as it is.
+
+    `reason` is a short stable word under which skipped records are counted.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

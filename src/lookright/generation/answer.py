@@ -1,0 +1,110 @@
+"""Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from lookright.backbones.base import Backbone
+from lookright.data.encode import encode_question
+from lookright.data.pictures import Pictures
+from lookright.decoding.decoder import Answer, Decoder
+from lookright.decoding.prefill import DecoderInput
+from lookright.generation.noise import TargetNoise
+from lookright.packed.batch import Example, Response, move, pack
+from lookright.packed.forward import packed_forward
+from lookright.reference.base import bare_model
+from lookright.streams import batches
+from lookright.types import Prompt, Size
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoredAnswer:
+    """An answer with the attention ratio of its own rows, in [0, 1] or None, and its perplexity, >= 1."""
+
+    prompt: Prompt
+    answer: Answer
+    attention_ratio: float | None
+    perplexity: float
+
+    def line(self) -> dict[str, Any]:
+        """For answers.jsonl."""
+        return {
+            "id": self.prompt.id,
+            "answer": self.answer.text,
+            "num_tokens": len(self.answer.token_ids),
+            "attention_ratio": self.attention_ratio,
+            "perplexity": self.perplexity,
+            "confidence": self.answer.confidence,
+        }
+
+
+class NoisyPictures:
+    """The pictures of one prompt with noise on them."""
+
+    def __init__(self, pictures: Pictures, prompt: Prompt, noise: TargetNoise) -> None:
+        self.pictures, self.prompt, self.noise = pictures, prompt, noise
+
+    def size(self, name: str) -> Size:
+        """As without noise."""
+        return self.pictures.size(name)
+
+    def open(self, name: str) -> Image.Image:
+        """The picture as the model is to see it."""
+        return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
+
+
+@dataclass(slots=True, kw_only=True)
+class Answerer:
+    """A model that answers prompts in batches of `batch_size`; `ratio_layer` is 0-based."""
+
+    backbone: Backbone
+    policy: nn.Module
+    decoder: Decoder
+    ratio_layer: int
+    batch_size: int
+    noise: TargetNoise | None = None
+
+    def answer(self, prompts: Iterable[Prompt], pictures: Pictures) -> Iterator[ScoredAnswer]:
+        """Answers in the order of the prompts."""
+        for batch in batches(prompts, self.batch_size):
+            questions = [self._question(prompt, pictures) for prompt in batch]
+            answers = self.decoder.answer(self.backbone, self.policy, questions)
+            yield from self._scored(batch, questions, answers)
+
+    def _question(self, prompt: Prompt, pictures: Pictures) -> DecoderInput:
+        seen = pictures if self.noise is None else NoisyPictures(pictures, prompt, self.noise)
+        return encode_question(self.backbone, prompt, seen)
+
+    @torch.no_grad()
+    def _scored(
+        self, prompts: Sequence[Prompt], questions: Sequence[DecoderInput], answers: Sequence[Answer]
+    ) -> Iterator[ScoredAnswer]:
+        """One packed pass over all answers of the batch."""
+        model = bare_model(self.policy)
+        device = next(model.parameters()).device
+        examples = [
+            Example(
+                id=prompt.id,
+                prompt=question.prompt,
+                pixels=question.pixels,
+                responses=[Response(token_ids=torch.tensor(answer.token_ids))],
+                coverage=question.coverage,
+            )
+            for prompt, question, answer in zip(prompts, questions, answers, strict=True)
+        ]
+        batch = move(pack(examples), device)
+        features = self.backbone.encode_images(model, batch.pixels)
+        output = packed_forward(self.backbone, model, batch, features, [self.ratio_layer])
+        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            ratio = float(output.attention_ratio[index])
+            yield ScoredAnswer(
+                prompt=prompt,
+                answer=answer,
+                attention_ratio=None if math.isnan(ratio) else ratio,
+                perplexity=math.exp(-float(output.logps[index]) / int(output.num_tokens[index])),
+            )

@@ -1,0 +1,41 @@
+"""Gaussian noise on the target while the model answers: the sources' hidden help, here an option that is recorded."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from lookright.errors import ConfigError
+from lookright.types import Prompt
+
+NOISY_PART = {"grid_collage": "target", "pic_in_pic": "picture"}
+"""What the noise falls on: the target's cell, or the whole picture. Source: the released AA-DPO scripts."""
+
+
+class TargetNoise:
+    """Standard deviations in grey levels (0-255) by format; formats that are not named stay clean."""
+
+    def __init__(self, std: Mapping[str, float]) -> None:
+        unknown = sorted(set(std) - set(NOISY_PART))
+        if unknown or any(value < 0 for value in std.values()):
+            raise ConfigError(f"noise.std={dict(std)}: values >= 0 for {', '.join(NOISY_PART)}")
+        self.std = dict(std)
+
+    def describe(self, prompt: Prompt) -> dict[str, float | str] | None:
+        """What is recorded with the answer; None where the picture stays clean."""
+        std = self.std.get(prompt.format, 0.0)
+        return {"std": std, "part": NOISY_PART[prompt.format]} if std else None
+
+    def __call__(self, prompt: Prompt, number: int, picture: Image.Image) -> Image.Image:
+        """Picture `number` of the prompt with its noise, the same whenever the prompt is the same."""
+        region = prompt.regions[prompt.target]
+        if self.describe(prompt) is None or region.picture != number:
+            return picture
+        whole = NOISY_PART[prompt.format] == "picture"
+        x0, y0, x1, y1 = (0, 0, *picture.size) if whole else map(round, region.box)
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
+        seed = int.from_bytes(hashlib.blake2b(prompt.id.encode(), digest_size=8).digest(), "big")
+        noise = np.random.default_rng(seed).normal(0.0, self.std[prompt.format], (y1 - y0, x1 - x0, 3))
+        pixels[y0:y1, x0:x1] += noise
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

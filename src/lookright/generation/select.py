@@ -1,0 +1,133 @@
+"""Stage select: the model's answers become preference pairs, or are dropped under a reason."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lookright.data.records import prompt_from_dict, to_line
+from lookright.errors import LookRightError
+from lookright.generation.workspace import Workspace
+from lookright.selection.base import Candidate, Decision
+from lookright.selection.pipeline import SelectionPipeline
+from lookright.streams import read_lines
+from lookright.types import Preference, Prompt
+
+Row = tuple[Prompt, dict[str, Any]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Counts per format and number of images: answered, kept, and dropped under each reason."""
+
+    answered: Counter[tuple[str, int]] = field(default_factory=Counter)
+    kept: Counter[tuple[str, int]] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+
+    def add(self, prompt: Prompt, decision: Decision) -> None:
+        """Count one decision."""
+        cell = (prompt.format, prompt.num_images)
+        self.answered[cell] += 1
+        if decision.keep:
+            self.kept[cell] += 1
+        else:
+            self.dropped[*cell, decision.reason] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Plain containers: totals, drops by reason, and one entry a cell."""
+        cells = [
+            {
+                "format": name,
+                "num_images": count,
+                "answered": self.answered[name, count],
+                "kept": self.kept[name, count],
+                "dropped": {r: n for (f, c, r), n in sorted(self.dropped.items()) if (f, c) == (name, count)},
+            }
+            for name, count in sorted(self.answered)
+        ]
+        reasons: Counter[str] = Counter()
+        for (_, _, reason), number in self.dropped.items():
+            reasons[reason] += number
+        return {
+            "answered": self.answered.total(),
+            "kept": self.kept.total(),
+            "dropped": dict(sorted(reasons.items())),
+            "cells": cells,
+        }
+
+
+def merge_shards(workspace: Workspace) -> None:
+    """Write instructions.jsonl and answers.jsonl from all shards, in the order that one shard alone would write."""
+    if workspace.count == 1:
+        return
+    for name in ("instructions", "answers", "skipped"):
+        parts = [list(read_raw(path)) for path in workspace.parts(name)]
+        lines = sorted((line for part in parts for line in part), key=lambda item: item[0])
+        _write_atomically(workspace.final(name), (text for _, text in lines))
+
+
+def rows(workspace: Workspace) -> Iterator[Row]:
+    """Prompts with their answers, in the order of the prompts. Raises LookRightError where one has no answer."""
+    answers = {line["id"]: line for line in read_lines(workspace.final("answers"))}
+    for line in read_lines(workspace.final("instructions")):
+        if line["id"] not in answers:
+            raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to the end first")
+        yield prompt_from_dict(line), answers[line["id"]]
+
+
+def candidate(prompt: Prompt, answer: dict[str, Any]) -> Candidate:
+    """What selection looks at."""
+    return Candidate(
+        id=prompt.id,
+        format=prompt.format,
+        num_images=prompt.num_images,
+        chosen=prompt.answer,
+        rejected=answer["answer"],
+        attention_ratio=answer["attention_ratio"],
+        perplexity=answer["perplexity"],
+    )
+
+
+def select(workspace: Workspace, pipeline: SelectionPipeline) -> tuple[Tally, dict[str, Decision]]:
+    """Write preferences.jsonl; returns the counts and every decision by id."""
+    pipeline.prepare(candidate(*row) for row in rows(workspace))
+    tally = Tally()
+    decisions: dict[str, Decision] = {}
+
+    def kept() -> Iterator[str]:
+        for prompt, answer in rows(workspace):
+            decision = pipeline.decide(candidate(prompt, answer))
+            decisions[prompt.id] = decision
+            tally.add(prompt, decision)
+            if decision.keep:
+                yield to_line(_preference(prompt, answer, decision))
+
+    _write_atomically(workspace.final("preferences"), kept())
+    return tally, decisions
+
+
+def _preference(prompt: Prompt, answer: dict[str, Any], decision: Decision) -> Preference:
+    noise = {"noise": answer["noise"]} if answer.get("noise") else {}
+    return Preference(
+        id=prompt.id,
+        images=prompt.images,
+        prompt=prompt.prompt,
+        chosen=prompt.answer,
+        rejected=[answer["answer"]],
+        format=prompt.format,
+        target=prompt.target,
+        regions=prompt.regions,
+        scores=decision.scores,
+        provenance=prompt.provenance | noise,
+    )
+
+
+def _write_atomically(path: Path, lines: Iterator[str]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,95 @@
+"""The folder of a generation run: which files, whose shard, and that a resumed run is the same run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.errors import ConfigError
+
+CONFIG_FILE = "config.yaml"
+COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "shortfall", "seed", "num_prompts")
+ANSWER_KEYS = (*COMPOSE_KEYS, "backbone", "adapter", "decode", "noise", "ratio_layer", "dtype")
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Workspace:
+    """Paths below `folder` for shard `index` of `count`; a single shard writes the final files at once."""
+
+    folder: Path
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.index < self.count:
+            raise ConfigError(f"shard.index={self.index}, shard.count={self.count}: an index is 0 to count - 1")
+
+    @property
+    def instructions(self) -> Path:
+        """Composed prompts of this shard."""
+        return self._part("instructions", self.index)
+
+    @property
+    def answers(self) -> Path:
+        """The model's own answers of this shard."""
+        return self._part("answers", self.index)
+
+    @property
+    def skipped(self) -> Path:
+        """Prompt numbers of this shard that no prompt came of, with their reasons."""
+        return self._part("skipped", self.index)
+
+    def parts(self, name: str) -> list[Path]:
+        """The files `name` of all shards. Raises ConfigError naming those that are not there."""
+        paths = [self._part(name, index) for index in range(self.count)]
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing:
+            raise ConfigError(f"stage=select needs every shard; missing: {', '.join(missing)}; run those shards first")
+        return paths
+
+    def final(self, name: str) -> Path:
+        """The one file that all shards end in."""
+        return self.folder / f"{name}.jsonl"
+
+    def _part(self, name: str, index: int) -> Path:
+        if self.count == 1:
+            return self.final(name)
+        return self.folder / "shards" / f"{name}-{index:05d}-of-{self.count:05d}.jsonl"
+
+
+def open_workspace(config: DictConfig) -> Workspace:
+    """The workspace of a config; raises ConfigError where the folder holds another run."""
+    workspace = Workspace(folder=Path(config.output), index=config.shard.index, count=config.shard.count)
+    saved_path = workspace.folder / CONFIG_FILE
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    if not saved_path.is_file():
+        _save(config, saved_path)
+        return workspace
+    if not config.resume and workspace.instructions.is_file():
+        raise ConfigError(
+            f"output={workspace.folder} holds a run already and resume=false; set resume=true to go on, or another output"
+        )
+    saved = OmegaConf.load(saved_path)
+    answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
+    changed = [key for key in (ANSWER_KEYS if answered else COMPOSE_KEYS) if _plain(saved, key) != _plain(config, key)]
+    if saved.shard.count != config.shard.count:
+        changed.append("shard.count")
+    if changed:
+        shown = "; ".join(f"{key} was {_plain(saved, key)}, is {_plain(config, key)}" for key in changed)
+        raise ConfigError(
+            f"output={workspace.folder} was begun with another config ({shown}); set these back, or another output"
+        )
+    _save(config, saved_path)
+    return workspace
+
+
+def _plain(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _save(config: DictConfig, path: Path) -> None:
+    temporary = path.with_suffix(f".{config.shard.index}.tmp")
+    OmegaConf.save(config, temporary, resolve=True)
+    temporary.replace(path)

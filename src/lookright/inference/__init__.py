@@ -1,0 +1,1 @@
+"""Answers to multi-image questions and what they are worth."""

@@ -1,0 +1,37 @@
+"""Where a model looked while it gave an answer: attention of its rows over every picture."""
+
+import torch
+
+from lookright.attention import RowRecorder
+from lookright.backbones.base import Backbone
+from lookright.data.encode import encode_answer
+from lookright.data.pictures import Pictures
+from lookright.generation.answer import Answerer
+from lookright.packed.batch import move, pack
+from lookright.packed.forward import decoder_rows
+from lookright.reference.base import bare_model
+from lookright.types import Box, Prompt
+
+PictureHeat = list[tuple[Box, float]]
+
+
+@torch.no_grad()
+def attention_heat(answerer: Answerer, prompt: Prompt, answer: str, pictures: Pictures) -> list[PictureHeat]:
+    """For each picture, (pixel rectangle, attention) of its tokens: mean over heads and answer rows at the ratio's layer."""
+    backbone, model = answerer.backbone, bare_model(answerer.policy)
+    example = encode_answer(backbone, prompt, backbone.encode_response(answer).tolist(), pictures)
+    batch = move(pack([example]), next(model.parameters()).device)
+    recorder = RowRecorder([answerer.ratio_layer])
+    decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels), recorder)
+    (rows_SK,) = recorder.masses()[answerer.ratio_layer]
+    attention_K = rows_SK[batch.scored.rows].mean(0).tolist()
+    sizes = [pictures.size(name) for name in prompt.images]
+    return [
+        _picture_heat(backbone, size, len(sizes), attention_K[start:stop])
+        for size, (start, stop) in zip(sizes, example.prompt.image_spans, strict=True)
+    ]
+
+
+def _picture_heat(backbone: Backbone, size: tuple[int, int], num_pictures: int, values: list[float]) -> PictureHeat:
+    boxes = backbone.token_map(size, num_pictures).footprints()
+    return [(box, value) for box, value in zip(boxes, values, strict=True) if box is not None]

@@ -1,0 +1,77 @@
+"""95 % intervals of proportions, of their mean, and of a mean."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z_95 = 1.959963984540054
+"""Normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Estimate:
+    """A value with its 95 % interval, all in the same unit; `count` is the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+def wilson(successes: int, count: int) -> Estimate:
+    """Proportion in [0, 1] with its score interval. Raises ValueError for no trial.
+
+    Source: E. B. Wilson, JASA 22, 1927.
+    """
+    if not 0 <= successes <= count or count == 0:
+        raise ValueError(f"{successes} successes of {count} is no proportion")
+    share, z2 = successes / count, Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    # Rounding must not put the end on the wrong side of the value at 0 and 1.
+    return Estimate(
+        value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)), count=count
+    )
+
+
+def mean_of_proportions(parts: Sequence[Estimate]) -> Estimate:
+    """Unweighted mean of independent proportions; `count` adds up theirs.
+
+    The distance from the mean to each end is sqrt(sum of squared distances of the parts) / number of parts,
+    with the parts' own Wilson ends: the method of variance estimates recovery (Zou and Donner, Statistics
+    in Medicine 27, 2008; Newcombe, 1998, for differences). For wide samples it is the normal
+    approximation; it stays inside [0, 1], does not collapse at 0 or 1, and is Wilson's for a single part.
+    Raises ValueError for no part.
+    """
+    if not parts:
+        raise ValueError("the mean of no proportion")
+    mean = sum(part.value for part in parts) / len(parts)
+    down = math.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
+    up = math.sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
+    return Estimate(value=mean, low=mean - down, high=mean + up, count=sum(part.count for part in parts))
+
+
+@dataclass(slots=True)
+class RunningMean:
+    """Mean and variance of a stream, in constant memory. Source: B. P. Welford, Technometrics 4, 1962."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of squared distances from the mean."""
+
+    def add(self, value: float) -> None:
+        """One observation."""
+        self.count += 1
+        step = value - self.mean
+        self.mean += step / self.count
+        self.squares += step * (value - self.mean)
+
+    def estimate(self) -> Estimate:
+        """Normal interval, mean +- 1.96 s / sqrt(n), of no width for one observation. Raises ValueError for none."""
+        if not self.count:
+            raise ValueError("the mean of no observation")
+        spread = math.sqrt(self.squares / (self.count - 1) / self.count) if self.count > 1 else 0.0
+        return Estimate(
+            value=self.mean, low=self.mean - Z_95 * spread, high=self.mean + Z_95 * spread, count=self.count
+        )

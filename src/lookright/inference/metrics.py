@@ -1,0 +1,115 @@
+"""What `metrics.json` holds: accuracies with 95 % intervals, attention ratios, kinds of errors."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from lookright.inference.error_kinds import ERROR_KINDS
+from lookright.inference.intervals import Estimate, RunningMean, mean_of_proportions, wilson
+
+MULTI_IMAGE_FORMATS = ("sequence", "grid_collage", "pic_in_pic")
+SINGLE_IMAGE = "single_image"
+MULTI_IMAGE = "multi_image"
+
+Cell = tuple[str, int]
+"""Format and number of source images."""
+
+
+class Metrics:
+    """Counts predictions one by one; memory does not grow with their number.
+
+    `result()` gives plain containers, accuracies and shares in percent, ratios in [0, 1]:
+
+    - `accuracy`: one entry per format present, `single_image` among them, and `multi_image`, the unweighted
+      mean of the multi-image formats present, whose interval `mean_of_proportions` derives;
+    - `accuracy_by_num_images` and `accuracy_by_format_and_num_images`;
+    - `attention_ratio`: per format, and `multi_image`, the mean over all multi-image questions;
+    - `errors`: per format and `multi_image`, the number of wrong answers, of those that can be judged, and
+      each kind's share of the judged.
+
+    An entry of the first three is `{value, low, high, num_questions}`.
+    """
+
+    def __init__(self) -> None:
+        self._right: Counter[Cell] = Counter()
+        self._asked: Counter[Cell] = Counter()
+        self._ratios: dict[str, RunningMean] = defaultdict(RunningMean)
+        self._kinds: dict[str, Counter[str | None]] = defaultdict(Counter)
+
+    def add(
+        self,
+        *,
+        format_name: str | None,
+        num_images: int,
+        correct: bool,
+        attention_ratio: float | None = None,
+        error_kind: str | None = None,
+    ) -> None:
+        """One prediction; no format means a single image. `error_kind` is None where right or not to be judged."""
+        name = format_name or SINGLE_IMAGE
+        groups = [name] if name == SINGLE_IMAGE else [name, MULTI_IMAGE]
+        self._asked[name, num_images] += 1
+        self._right[name, num_images] += bool(correct)
+        for group in groups:
+            if attention_ratio is not None:
+                self._ratios[group].add(attention_ratio)
+            if not correct:
+                self._kinds[group][error_kind] += 1
+
+    def result(self) -> dict[str, Any]:
+        """Everything counted so far, ready for json."""
+        formats = sorted({name for name, _ in self._asked}, key=_format_order)
+        counts = sorted({count for _, count in self._asked})
+        by_format = {name: self._accuracy([cell for cell in self._asked if cell[0] == name]) for name in formats}
+        several = [estimate for name, estimate in by_format.items() if name != SINGLE_IMAGE]
+        if several:
+            by_format[MULTI_IMAGE] = mean_of_proportions(several)
+        by_cell = {
+            name: {
+                str(count): _percent(self._accuracy([(name, count)]))
+                for count in counts
+                if (name, count) in self._asked
+            }
+            for name in formats
+        }
+        return {
+            "accuracy": {name: _percent(estimate) for name, estimate in by_format.items()},
+            "accuracy_by_num_images": {
+                str(count): _percent(self._accuracy([cell for cell in self._asked if cell[1] == count]))
+                for count in counts
+            },
+            "accuracy_by_format_and_num_images": by_cell,
+            "attention_ratio": {
+                name: _entry(self._ratios[name].estimate(), 1.0) for name in sorted(self._ratios, key=_format_order)
+            },
+            "errors": {name: _errors(self._kinds[name]) for name in sorted(self._kinds, key=_format_order)},
+        }
+
+    def _accuracy(self, cells: list[Cell]) -> Estimate:
+        return wilson(sum(self._right[cell] for cell in cells), sum(self._asked[cell] for cell in cells))
+
+
+def _format_order(name: str) -> tuple[int, str]:
+    """The three formats, then formats from elsewhere, then single_image, then the mean."""
+    known = [*MULTI_IMAGE_FORMATS, None, SINGLE_IMAGE, MULTI_IMAGE]
+    return (known.index(name) if name in known else len(MULTI_IMAGE_FORMATS), name)
+
+
+def _entry(estimate: Estimate, unit: float) -> dict[str, float | int]:
+    return {
+        "value": estimate.value * unit,
+        "low": estimate.low * unit,
+        "high": estimate.high * unit,
+        "num_questions": estimate.count,
+    }
+
+
+def _percent(estimate: Estimate) -> dict[str, float | int]:
+    return _entry(estimate, 100.0)
+
+
+def _errors(kinds: Mapping[str | None, int]) -> dict[str, Any]:
+    """Counts of one group's wrong answers and the kinds' shares of the judged ones, percent."""
+    judged = sum(kinds.get(kind, 0) for kind in ERROR_KINDS)
+    shares = {kind: _percent(wilson(kinds.get(kind, 0), judged)) for kind in ERROR_KINDS} if judged else {}
+    return {"num_wrong": sum(kinds.values()), "num_judged": judged, **shares}

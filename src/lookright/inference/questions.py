@@ -1,0 +1,73 @@
+"""The `data` group of `infer.py`: prompts with ground truth from one file or several."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lookright.backbones.base import Backbone
+from lookright.data.encode import row_length
+from lookright.data.pictures import Pictures
+from lookright.data.readers import load_prompts
+from lookright.data.validate import BadRecords, OnBadRecord
+from lookright.errors import ConfigError, RecordError
+from lookright.types import Prompt
+
+
+class Questions:
+    """Questions of `path`, one file or several; `limit` keeps the first so many of each file.
+
+    Image paths start from `image_root`, else from each file's folder. `on_bad_record`: `error`, or `skip` and count.
+    """
+
+    def __init__(
+        self,
+        path: str | Sequence[str],
+        image_root: str | None = None,
+        limit: int | None = None,
+        on_bad_record: OnBadRecord = "error",
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise ConfigError(f"data.limit={limit}; set 1 or more, or null")
+        self.paths = [path] if isinstance(path, str) else list(path)
+        self.image_root, self.limit, self.on_bad_record = image_root, limit, on_bad_record
+        self.dropped: Counter[str] = Counter()
+        self._groups: list[tuple[Pictures, Path, list[Prompt]]] = []
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Read and check every question. Raises LookRightError before any weights load."""
+        seen: dict[str, str] = {}
+        for path in self.paths:
+            loaded = load_prompts(path, self.image_root, self.on_bad_record)
+            self.dropped += loaded.dropped
+            bad = BadRecords(self.on_bad_record)
+            prompts = []
+            for prompt in loaded.records[: self.limit]:
+                try:
+                    if prompt.id in seen:
+                        raise RecordError("duplicate_id", f"the id is also in {seen[prompt.id]}")
+                    row_length(backbone, prompt, loaded.pictures)
+                    seen[prompt.id] = path
+                    prompts.append(prompt)
+                except RecordError as error:
+                    bad.add(f"{path}: record {prompt.id}", error)
+            bad.finish(len(loaded.records))
+            self.dropped += bad.counts
+            root = Path(self.image_root) if self.image_root is not None else Path(path).parent
+            self._groups.append((loaded.pictures, root, prompts))
+
+    def groups(self) -> Iterator[tuple[Pictures, list[Prompt]]]:
+        """For each file what opens its pictures, and its questions."""
+        for pictures, _, prompts in self._groups:
+            yield pictures, prompts
+
+    def spread(self, num_examples: int) -> list[tuple[Pictures, Path, Prompt]]:
+        """Questions to show: drawn by a hash of the id, the formats in turn."""
+        ranked: dict[str, list[tuple[str, Pictures, Path, Prompt]]] = {}
+        for pictures, root, prompts in self._groups:
+            for prompt in prompts:
+                rank = hashlib.blake2b(prompt.id.encode(), digest_size=8).hexdigest()
+                ranked.setdefault(prompt.format, []).append((rank, pictures, root, prompt))
+        queues = [sorted(entries, key=lambda entry: entry[0]) for _, entries in sorted(ranked.items())]
+        turns = [queue[turn] for turn in range(num_examples) for queue in queues if turn < len(queue)]
+        return [entry[1:] for entry in turns[:num_examples]]

@@ -1,0 +1,48 @@
+"""The one home of the shift by one, the response rows and the float32 log-softmax."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoredTokens:
+    """Which rows predict which tokens, over all responses of a batch.
+
+    `rows`: int64[N], index among the rows that the decoder returns; `targets`: int64[N], the token that
+    follows in its response; `owner`: int64[N], the response it belongs to, in 0 .. num_responses - 1.
+    """
+
+    rows: Tensor
+    targets: Tensor
+    owner: Tensor
+    num_responses: int
+
+    def counts(self) -> Tensor:
+        """Scored tokens of each response: int64[num_responses]."""
+        return torch.bincount(self.owner, minlength=self.num_responses)
+
+
+def scored_tokens(response: Tensor, num_unscored: int, first_input: int) -> tuple[Tensor, Tensor]:
+    """The shift by one for a single response.
+
+    `response`: int64[n], its tokens; the first `num_unscored` are context only. `first_input` is the suffix
+    row of response token 0; token 0 itself is predicted by suffix row 0, the last prompt token. Returns
+    (rows, targets), int64[n - num_unscored] each, rows counted within the group's suffix.
+    """
+    rows = torch.arange(first_input - 1, first_input - 1 + len(response))
+    rows[0] = 0
+    return rows[num_unscored:], response[num_unscored:]
+
+
+def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target in nats: float[N, V], int64[N] -> float32[N] (float64 stays)."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return -F.cross_entropy(wide, targets, reduction="none")
+
+
+def sum_by_response(values: Tensor, scored: ScoredTokens) -> Tensor:
+    """Sum token values over each response: float[N] -> float[num_responses]."""
+    return values.new_zeros(scored.num_responses).index_add(0, scored.owner, values)

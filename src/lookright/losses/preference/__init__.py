@@ -1,0 +1,1 @@
+"""Preference terms, one a file; the file's name is its `loss.kind`."""

@@ -1,0 +1,35 @@
+"""The base model with the policy's adapter switched off: no second copy in memory."""
+
+from collections.abc import Sequence
+
+from peft import PeftModel
+from torch import Tensor
+
+from lookright.errors import ConfigError
+from lookright.packed.batch import PackedBatch
+from lookright.packed.forward import packed_forward
+from lookright.reference.base import ModelPair, Reference
+
+
+class AdapterOff(Reference):
+    """Fits a policy with adapters whose reference is the model without them."""
+
+    def attach(self, pair: ModelPair) -> None:
+        """Raise ConfigError for a policy without adapters, or with a projector that trains."""
+        if not isinstance(pair.policy, PeftModel):
+            raise ConfigError("reference=adapter_off needs adapters; set tuning=lora, or reference=frozen_copy")
+        trained = [name for name, p in pair.policy.named_parameters() if p.requires_grad and "lora_" not in name]
+        if trained:
+            raise ConfigError(
+                f"reference=adapter_off cannot undo the training of {trained[0]} and {len(trained) - 1} more; "
+                "set tuning.train_projector=false, or reference=frozen_copy"
+            )
+
+    def describe(self) -> str:
+        """For the log."""
+        return "reference: the base model, the policy's adapter switched off"
+
+    def logps(self, pair: ModelPair, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
+        """float32[R]; adapter dropout plays no part since the adapters are out."""
+        with pair.policy.disable_adapter():
+            return packed_forward(pair.backbone, pair.model, batch, features).logps

@@ -1,0 +1,89 @@
+"""Policy and reference as one object: who answers for the reference is the only thing that varies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lookright.backbones.base import Backbone
+from lookright.packed.batch import PackedBatch
+from lookright.packed.forward import PackedOutput, packed_forward
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model under a PEFT wrapper; its layers carry the adapters."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+class Reference(ABC):
+    """Gives the reference log-probabilities of a batch."""
+
+    @abstractmethod
+    def attach(self, pair: "ModelPair") -> None:
+        """Called once with the built pair; raises ConfigError where this kind does not fit the policy."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for the log: what the reference is."""
+
+    @abstractmethod
+    def logps(self, pair: "ModelPair", batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
+        """Summed log-probability of every response in nats: float32[R], without gradient."""
+
+
+class ModelPair(nn.Module):
+    """A policy that trains and the reference that it is held against.
+
+    Frozen parts stay in evaluation mode while the policy trains: no dropout of the base model ever makes the
+    policy differ from its reference.
+    """
+
+    def __init__(self, backbone: Backbone, policy: nn.Module, reference: Reference | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.policy = policy
+        self.reference = reference
+        self.features_train = any(
+            parameter.requires_grad
+            for name, parameter in self.model.named_parameters()
+            if name.startswith((backbone.vision_prefix, backbone.projector_prefix))
+        )
+        if reference is not None:
+            reference.attach(self)
+
+    @property
+    def model(self) -> nn.Module:
+        """The policy without its PEFT wrapper."""
+        return bare_model(self.policy)
+
+    def train(self, mode: bool = True) -> "ModelPair":
+        """Set training mode where something trains: adapter dropout and checkpointed layers; the rest evaluates."""
+        self.training = mode
+        self.policy.eval()
+        if mode:
+            for module in self.policy.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+                for dropout in getattr(module, "lora_dropout", {}).values():
+                    dropout.train()
+        return self
+
+    def image_features(self, batch: PackedBatch) -> list[Tensor]:
+        """Projected pictures, for every pass over this batch; with gradient only where tower or projector trains."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.features_train):
+            return self.backbone.encode_images(self.model, batch.pixels)
+
+    def score(
+        self, batch: PackedBatch, features: Sequence[Tensor], ratio_layers: Sequence[int] = ()
+    ) -> PackedOutput:
+        """The policy's pass."""
+        return packed_forward(self.backbone, self.model, batch, features, ratio_layers)
+
+    def reference_logps(self, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
+        """The reference's pass: float32[R]."""
+        assert self.reference is not None, "a loss that needs a reference was built without one"
+        with torch.no_grad():
+            return self.reference.logps(self, batch, features)

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: what was generated, what was answered, what tuning changed."""

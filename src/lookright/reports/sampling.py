@@ -1,0 +1,38 @@
+"""Which examples a gallery shows: few, drawn the same way every time, spread over all outcomes."""
+
+import hashlib
+import heapq
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Spread(Generic[Item]):
+    """Holds at most `limit` items for each group, whatever streams through, by the lowest hash of their ids."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._groups: dict[Hashable, list[tuple[int, str, Item]]] = {}
+
+    def add(self, group: Hashable, item_id: str, item: Item) -> None:
+        """One item of the stream; ids differ."""
+        rank = int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big")
+        heap = self._groups.setdefault(group, [])
+        # The heap is by falling rank: its first is the one to give way.
+        if len(heap) < self.limit:
+            heapq.heappush(heap, (-rank, item_id, item))
+        elif self.limit and -rank > heap[0][0]:
+            heapq.heapreplace(heap, (-rank, item_id, item))
+
+    def take(self) -> list[Item]:
+        """At most `limit` items, one of each group in turn, in the order of groups and then of draw."""
+        ranked = {group: sorted(heap, key=lambda entry: -entry[0]) for group, heap in self._groups.items()}
+        shares = dict.fromkeys(sorted(ranked, key=str), 0)
+        left = self.limit
+        while left and any(shares[group] < len(ranked[group]) for group in shares):
+            for group in shares:
+                if left and shares[group] < len(ranked[group]):
+                    shares[group] += 1
+                    left -= 1
+        return [entry[2] for group, share in shares.items() for entry in ranked[group][:share]]

@@ -1,0 +1,45 @@
+"""A model ready to answer: device, precision, weights, adapter."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from lookright.backbones.base import Backbone
+from lookright.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def torch_dtype(name: str, key: str = "dtype") -> torch.dtype:
+    """The type of a name. Raises ConfigError naming `key`."""
+    if name not in DTYPES:
+        raise ConfigError(f"{key}={name!r}; valid: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is a device, else the CPU. Raises ConfigError for what is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r}; valid: auto, cpu, cuda, cuda:0 ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name} but no CUDA device is visible; set device=cpu or auto")
+    return device
+
+
+def check_adapter(adapter: str | None, key: str = "adapter") -> None:
+    """Raise ConfigError where an adapter folder is none."""
+    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+        raise ConfigError(f"{key}={adapter} holds no adapter_config.json; set {key} to the adapter/ folder of a run")
+
+
+def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The model in evaluation mode, with its adapter if there is one."""
+    model = backbone.build(dtype=dtype)
+    policy = model if adapter is None else PeftModel.from_pretrained(model, adapter)
+    return policy.to(device).eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Which of the model's own answers become rejected responses."""

@@ -1,0 +1,91 @@
+"""Attention-aware selection: wrong answers given while looking elsewhere."""
+
+import math
+from collections.abc import Collection, Mapping
+
+from lookright.errors import ConfigError, RecordError
+from lookright.selection.base import Candidate
+
+THRESHOLDS: dict[str, float | dict[int, float]] = {
+    "sequence": {2: 0.8, 3: 0.7, 4: 0.6, 5: 0.6},
+    "grid_collage": {2: 0.7, 3: 0.6, 4: 0.5, 6: 0.4, 9: 0.3},
+    "pic_in_pic": 0.8,
+}
+"""Attention ratio by format and number of source images; one number holds for every count. Source: MIA-DPO."""
+
+
+class AttentionSelection:
+    """Takes an answer whose attention ratio on the target is below its threshold.
+
+    `thresholds` maps a format to a number, or to a number for each count of source images; `inclusive`
+    names the formats where a ratio equal to the threshold is taken too (MIA-DPO: sequence only).
+    Raises ConfigError for a threshold outside [0, 1].
+    """
+
+    reason = "attention_ratio"
+    needs_attention = True
+    needs_prepare = False
+
+    def __init__(
+        self,
+        thresholds: Mapping[str, float | Mapping[int, float]] | None = None,
+        inclusive: Collection[str] = ("sequence",),
+    ) -> None:
+        self.thresholds = {
+            name: _limits(name, given) for name, given in (THRESHOLDS if thresholds is None else thresholds).items()
+        }
+        unknown = sorted(set(inclusive) - set(self.thresholds))
+        if unknown:
+            raise ConfigError(
+                f"selection.inclusive names {unknown[0]!r}, which has no threshold; "
+                f"valid are {', '.join(self.thresholds)}"
+            )
+        self.inclusive = frozenset(inclusive)
+
+    def threshold(self, format_name: str, num_images: int) -> float:
+        """Raises ConfigError, telling what to set, for a format or count without a threshold."""
+        limits = self.thresholds.get(format_name)
+        if limits is None:
+            raise ConfigError(
+                f"selection.thresholds has no format {format_name!r}, only {', '.join(self.thresholds)}; "
+                f"set selection.thresholds.{format_name}"
+            )
+        if isinstance(limits, float):
+            return limits
+        if num_images not in limits:
+            raise ConfigError(
+                f"selection.thresholds.{format_name} has no threshold for {num_images} images, only for "
+                f"{', '.join(map(str, limits))}; set selection.thresholds.{format_name}.{num_images}"
+            )
+        return limits[num_images]
+
+    def see(self, candidate: Candidate) -> None:
+        """Nothing to learn."""
+
+    def keeps(self, candidate: Candidate) -> bool:
+        """Raises RecordError (`no_attention_ratio`) where the ratio is missing or not a number."""
+        ratio = candidate.attention_ratio
+        if ratio is None or math.isnan(ratio):
+            raise RecordError(
+                "no_attention_ratio",
+                f"{candidate.id}: attention_ratio is {ratio}, and selection=attention decides by it; "
+                "run stage=answer again, or set selection=random or none",
+            )
+        limit = self.threshold(candidate.format, candidate.num_images)
+        return ratio < limit or (ratio == limit and candidate.format in self.inclusive)
+
+
+def _limits(format_name: str, given: float | Mapping[int, float]) -> float | dict[int, float]:
+    """Checked thresholds of one format; counts as whole numbers, whichever way the config spells them."""
+    key = f"selection.thresholds.{format_name}"
+    if not isinstance(given, Mapping):
+        return _share(key, given)
+    if not given or not all(str(count).isdigit() for count in given):
+        raise ConfigError(f"{key}={dict(given)!r}: set one number in [0, 1], or one for each number of images")
+    return {int(count): _share(f"{key}.{count}", value) for count, value in given.items()}
+
+
+def _share(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError(f"{key}={value!r} is out of range; a ratio lies in [0, 1]")
+    return float(value)

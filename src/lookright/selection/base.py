@@ -1,0 +1,66 @@
+"""What selection looks at and what it says."""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Candidate:
+    """A model's own answer beside the ground truth.
+
+    `chosen` is the ground truth, `rejected` the answer; `attention_ratio` in [0, 1] and `perplexity` (>= 1)
+    are None where they were not measured.
+    """
+
+    id: str
+    format: str
+    num_images: int
+    chosen: str
+    rejected: str
+    attention_ratio: float | None = None
+    perplexity: float | None = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Decision:
+    """Whether a candidate becomes a pair. `reason` is the first drop's short name, None where it is kept."""
+
+    keep: bool
+    reason: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """Which wrong answers are taken, before post-selection."""
+
+    reason: str
+    """Under which its drops are counted."""
+    needs_attention: bool
+    """Whether it reads the attention ratio at all."""
+    needs_prepare: bool
+    """Whether it must see every eligible candidate once before it can decide on the first."""
+
+    def see(self, candidate: Candidate) -> None:
+        """First pass, called for each candidate that differs from the ground truth and passes post-selection."""
+        ...
+
+    def keeps(self, candidate: Candidate) -> bool:
+        """Second pass. Raises RecordError for a candidate without the score that it needs."""
+        ...
+
+
+@runtime_checkable
+class PostFilter(Protocol):
+    """One metric of post-selection."""
+
+    reason: str
+    """Name of its score and of its drops."""
+
+    def score(self, candidate: Candidate) -> float:
+        """Raises RecordError where the metric cannot be had."""
+        ...
+
+    def keeps(self, score: float) -> bool:
+        """Whether a candidate with this score stays."""
+        ...

@@ -1,0 +1,64 @@
+"""Append-only JSON-lines files that survive a kill, and progress that tells rate and remaining time."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from lookright.data.records import cut_torn_line, numbered_lines, parse_line
+
+Item = TypeVar("Item")
+
+
+class AppendOnly:
+    """A `.jsonl` file with an `id` in each line. A torn last line, as a kill leaves it, is cut on opening.
+
+    `done` holds the ids that are in the file. A line is on its way to the disk when `add` returns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        cut_torn_line(path)
+        self.path = path
+        self.done = {parse_line(line)["id"] for _, line in numbered_lines(path)}
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append one record; an id that is there already is a defect of the caller."""
+        assert line["id"] not in self.done, f"{line['id']} was written before"
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+        self.done.add(line["id"])
+
+    def __enter__(self) -> "AppendOnly":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Every line of a JSON-lines file as a dictionary."""
+    for _, line in numbered_lines(path):
+        yield parse_line(line)
+
+
+def progress(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+    """Items as they come, with a bar: done, rate, remaining time."""
+    yield from tqdm(items, total=total, desc=title, dynamic_ncols=True, mininterval=0.5)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items in order, the last one shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,55 @@
+"""Low-rank adapters by PEFT on the decoder (LoRA, arXiv 2106.09685)."""
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from lookright.backbones.base import Backbone
+from lookright.errors import ConfigError
+from lookright.runtime import check_adapter
+
+
+class LoraTuning:
+    """Adapters of rank `r`, scaled by `alpha / r`, with `dropout` on their input.
+
+    `targets`: regular expression of linear layers, None for all linear layers of the language model;
+    `train_projector` also trains the projector; `adapter` continues from a saved adapter folder.
+    """
+
+    def __init__(
+        self,
+        r: int = 128,
+        alpha: int = 256,
+        dropout: float = 0.05,
+        targets: str | None = None,
+        train_projector: bool = False,
+        adapter: str | None = None,
+    ) -> None:
+        if r < 1 or alpha <= 0 or not 0 <= dropout < 1:
+            raise ConfigError(f"tuning.r={r}, alpha={alpha}, dropout={dropout}: need r >= 1, alpha > 0, dropout in [0, 1)")
+        check_adapter(adapter, "tuning.adapter")
+        self.r, self.alpha, self.dropout, self.targets = r, alpha, dropout, targets
+        self.train_projector = train_projector
+        self.adapter = adapter
+
+    def apply(self, backbone: Backbone, model: PreTrainedModel) -> nn.Module:
+        """Freeze the model and put adapters in; only they (and the projector if asked) train."""
+        model.requires_grad_(False)
+        if self.adapter is not None:
+            policy = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
+        else:
+            policy = get_peft_model(model, self._config(backbone))
+        if self.train_projector:
+            for name, parameter in policy.get_base_model().named_parameters():
+                if name.startswith(backbone.projector_prefix):
+                    parameter.requires_grad_(True)
+        return policy
+
+    def _config(self, backbone: Backbone) -> LoraConfig:
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=backbone.lora_targets() if self.targets is None else self.targets,
+            bias="none",
+        )

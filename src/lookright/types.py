@@ -1,0 +1,82 @@
+"""Plain data that the whole package speaks in. Nothing here computes."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of one picture; x1 and y1 are exclusive."""
+
+Size = tuple[int, int]
+"""Width and height in pixels, as PIL gives them."""
+
+FormatName = Literal["sequence", "grid_collage", "pic_in_pic"]
+
+IMAGE_PLACEHOLDER = "<image>"
+"""The one placeholder of a stored prompt, one for each picture, in order; a backbone has its own inside."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class SourceRow:
+    """One single-image question with its ground truth; `picture` is a key that its source can open."""
+
+    id: str
+    picture: str
+    question: str
+    answer: str
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Region:
+    """Where one source image lies: `box` in pixels of picture number `picture` (0-based) of the prompt."""
+
+    picture: int
+    box: Box
+    source: str
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Prompt:
+    """A composed multi-image question.
+
+    `images` are paths relative to the folder of the file that holds the record; `target` is the
+    0-based index into `regions` of the source image that the question is about; `answer` is the
+    ground truth; `provenance` holds source ids, seed and composer version.
+    """
+
+    id: str
+    images: list[str]
+    prompt: str
+    answer: str
+    format: str
+    target: int
+    regions: list[Region]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_images(self) -> int:
+        """Source images shown, whatever the number of pictures that hold them."""
+        return len(self.regions)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Preference:
+    """A preference pair; `rejected` may hold several answers for one prompt (k >= 1).
+
+    `target` and `regions` are None where the geometry is unknown; terms that need them refuse the record.
+    """
+
+    id: str
+    images: list[str]
+    prompt: str
+    chosen: str
+    rejected: list[str]
+    format: str | None = None
+    target: int | None = None
+    regions: list[Region] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_images(self) -> int:
+        """Source images shown; the pictures where no region is known."""
+        return len(self.images) if self.regions is None else len(self.regions)

@@ -1,0 +1,335 @@
+"""Prompts, tokens, settings and the packed pass of the backbone."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lookright.attention import PackedCall, RowRecorder, build_layout
+from lookright.backbones.ixc25 import Ixc25Backbone, Ixc25ForCausalLM
+from lookright.backbones.ixc25.tokenizer import JsonTokenizer, SentencePieceTokenizer, load_tokenizer
+from lookright.errors import ConfigError, RecordError
+
+OPENING, CLOSING = "[UNUSED_TOKEN_146]user\n", "[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
+
+
+def _ids(backbone: Ixc25Backbone, text: str) -> list[int]:
+    return backbone.tokenizer.encode(text)
+
+
+# ---- prompts ----
+
+
+def test_one_picture(ixc25: Ixc25Backbone) -> None:
+    encoded = ixc25.encode_prompt("<image>\nIn Image1, what color?", [(84, 84)])
+    bos, image = ixc25.config.bos_token_id, ixc25.config.image_token_id
+    # 2 grids of 9 tokens, 6 row ends, 1 in between
+    expected = [bos, *_ids(ixc25, OPENING), *[image] * 25, *_ids(ixc25, "\nIn Image1, what color?" + CLOSING)]
+    assert encoded.input_ids.tolist() == expected
+    start = 1 + len(_ids(ixc25, OPENING))
+    assert encoded.image_spans == [(start, start + 25)]
+    assert encoded.input_ids.dtype == torch.int64
+
+
+def test_several_pictures_each_text_tokenised_by_itself(ixc25: Ixc25Backbone) -> None:
+    sizes = [(84, 84), (168, 84)]
+    encoded = ixc25.encode_prompt("Image1 <image>; Image2 <image>; Which?", sizes)
+    counts = [ixc25.token_map(size, 2).num_tokens for size in sizes]
+    assert counts == [25, 34]
+    bos, image = ixc25.config.bos_token_id, ixc25.config.image_token_id
+    expected = [
+        *[bos, *_ids(ixc25, OPENING + "Image1 "), *[image] * 25],
+        *[*_ids(ixc25, "; Image2 "), *[image] * 34],
+        *_ids(ixc25, "; Which?" + CLOSING),
+    ]
+    assert encoded.input_ids.tolist() == expected
+    for (start, stop), count in zip(encoded.image_spans, counts, strict=True):
+        assert stop - start == count
+        assert encoded.input_ids[start:stop].eq(image).all()
+    assert encoded.input_ids.eq(image).sum() == sum(counts)
+
+
+def test_adjacent_pictures_and_text_alone(ixc25: Ixc25Backbone) -> None:
+    encoded = ixc25.encode_prompt("<image><image>", [(84, 84), (84, 84)])
+    (_, first), (second, _) = encoded.image_spans
+    assert first == second
+    text = ixc25.encode_prompt("what color?", [])
+    assert text.input_ids.tolist() == [ixc25.config.bos_token_id, *_ids(ixc25, OPENING + "what color?" + CLOSING)]
+
+
+def test_a_prefix_and_its_continuation_make_the_prompt(ixc25: Ixc25Backbone) -> None:
+    sizes = [(84, 84), (84, 160)]
+    whole = ixc25.encode_prompt("Image1:<image>\nImage2:<image>\nIn Image2, what color?", sizes)
+    prefix = ixc25.encode_prefix("Image1:<image>\nImage2:<image>", sizes)
+    rest = ixc25.encode_continuation("\nIn Image2, what color?")
+    assert torch.equal(torch.cat([prefix.input_ids, rest]), whole.input_ids)
+    assert prefix.image_spans == whole.image_spans
+
+
+def test_responses_end_their_turn(ixc25: Ixc25Backbone) -> None:
+    response = ixc25.encode_response("red circle")
+    end = ixc25.tokenizer.piece_id("[UNUSED_TOKEN_145]")
+    assert response.tolist() == [*_ids(ixc25, "red circle"), end]
+    assert ixc25.end_token_ids == [end, ixc25.config.eos_token_id]
+    assert ixc25.decode([*response.tolist(), 40, 41]) == "red circle"
+    assert ixc25.decode([*_ids(ixc25, " red "), ixc25.config.eos_token_id, 50]) == "red"
+    assert ixc25.decode(response) == "red circle"
+
+
+@pytest.mark.parametrize(("prompt", "pictures"), [("what?", 1), ("<image>", 0), ("<image> <image>", 3)])
+def test_a_wrong_number_of_placeholders_is_an_error(ixc25: Ixc25Backbone, prompt: str, pictures: int) -> None:
+    for encode in (ixc25.encode_prompt, ixc25.encode_prefix):
+        with pytest.raises(RecordError) as caught:
+            encode(prompt, [(84, 84)] * pictures)
+        assert caught.value.reason == "placeholders"
+
+
+def test_text_that_holds_the_picture_token_is_an_error(ixc25: Ixc25Backbone) -> None:
+    with pytest.raises(RecordError, match="stands for picture rows"):
+        ixc25.encode_response("an <image> in the answer")
+
+
+# ---- the sentencepiece file ----
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with the turn pieces as pieces of their own, bytes for what it does not know."""
+    folder = tmp_path_factory.mktemp("sp")
+    text = folder / "text.txt"
+    text.write_text("user assistant Image1 Image2 Which color is the shape in the image red blue ; ?\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=330,
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        model_type="bpe",
+        hard_vocab_limit=False,
+        user_defined_symbols=["\n", "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"],
+        minloglevel=2,
+    )
+    return folder / "tokenizer.model"
+
+
+def test_sentencepiece_keeps_spaces_and_turn_pieces(sentencepiece_file: Path) -> None:
+    tokenizer = SentencePieceTokenizer(sentencepiece_file)
+    end, start = (tokenizer.piece_id(f"[UNUSED_TOKEN_{n}]") for n in (145, 146))
+    newline = tokenizer.piece_id("\n")
+    ids = tokenizer.encode(OPENING + "red" + CLOSING)
+    assert [ids.count(end), ids.count(start), ids.count(newline)] == [1, 2, 3]
+    assert ids[0] == start
+    assert ids[-1] == newline
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_file))
+    pieces = processor.id_to_piece(tokenizer.encode("; Image2 "))
+    assert "".join(pieces) == ";▁Image2▁"
+    assert tokenizer.encode("") == []
+    assert tokenizer.piece_id("no such piece") is None
+    # control pieces written in a text stay text; what is unknown falls back to bytes, never to id 0
+    assert 2 not in tokenizer.encode("</s>")
+    assert 0 not in tokenizer.encode("浦语 <image> <unk>")
+    for text in ("red; Image2 ", "浦语·灵笔 é\n", OPENING):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_backbone_on_the_sentencepiece_file(sentencepiece_file: Path, make_model: Callable, tmp_path: Path) -> None:
+    from lookright.backbones.ixc25.checkpoint import save_checkpoint
+
+    save_checkpoint(make_model(vocab_size=400), tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes())
+    backbone = Ixc25Backbone(path=str(tmp_path))
+    tokenizer = SentencePieceTokenizer(sentencepiece_file)
+    encoded = backbone.encode_prompt("Image1 <image>; Which?", [(50, 50)])
+    expected = [1, *tokenizer.encode(OPENING + "Image1 "), *[0] * 25, *tokenizer.encode("; Which?" + CLOSING)]
+    assert encoded.input_ids.tolist() == expected
+    assert backbone.end_token_ids == [tokenizer.piece_id("[UNUSED_TOKEN_145]"), 2]
+    assert backbone.decode(backbone.encode_response("red blue").tolist()) == "red blue"
+    backbone.save_pretrained(backbone.build(), tmp_path / "copy")
+    again = Ixc25Backbone(path=str(tmp_path / "copy"))
+    assert torch.equal(again.encode_prompt("Image1 <image>; Which?", [(50, 50)]).input_ids, encoded.input_ids)
+
+
+def test_a_tokenizer_without_turn_pieces_is_refused(ixc25_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path, 400)
+    text = (ixc25_folder / "tokenizer.json").read_text().replace("UNUSED_TOKEN_146", "UNUSED_TOKEN_7")
+    (tmp_path / "tokenizer.json").write_text(text)
+    assert JsonTokenizer(tmp_path / "tokenizer.json").piece_id("[UNUSED_TOKEN_146]") is None
+    with pytest.raises(ConfigError, match=r"gives \[UNUSED_TOKEN_146\] the id None"):
+        load_tokenizer(tmp_path, 400)
+
+
+# ---- settings ----
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_transform": "train"}, "valid: inference, finetune, evaluation"),
+        ({"hd_num": 0}, "backbone.hd_num=0 leaves no tile"),
+        ({"path": None}, "backbone.path is not set"),
+        ({"path": "/no/such/folder"}, "holds no config.json"),
+    ],
+)
+def test_settings_are_checked_before_anything_loads(settings: dict, message: str, ixc25_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Ixc25Backbone(**({"path": str(ixc25_folder)} | settings))
+
+
+def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> str:
+        raise OSError("no connection")
+
+    monkeypatch.setattr("lookright.backbones.ixc25.backbone.snapshot_download", fail)
+    with pytest.raises(ConfigError, match=r"some/name is no local folder .*no connection"):
+        Ixc25Backbone(path="some/name")
+
+
+def test_a_copy_of_the_model_stands_on_its_own(ixc25: Ixc25Backbone, model: Ixc25ForCausalLM) -> None:
+    """A frozen reference is such a copy; the last layer's packed forward has to go with it."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        before = [rows.clone() for rows in Pair(ixc25, copied, [[40, 41]]).packed()]
+        for parameter in model.parameters():
+            parameter.zero_()
+        after = Pair(ixc25, copied, [[40, 41]]).packed()
+    assert copied.model.layers[-1].forward.__self__ is copied.model.layers[-1]
+    assert torch.equal(before[0], after[0])
+
+
+@pytest.mark.parametrize("transform", ["inference", "finetune", "evaluation"])
+@pytest.mark.parametrize("hd_num", [None, 2])
+def test_predicted_tokens_are_what_the_model_makes(
+    transform: str, hd_num: int | None, ixc25_folder: Path, model: Ixc25ForCausalLM
+) -> None:
+    backbone = Ixc25Backbone(path=str(ixc25_folder), image_transform=transform, hd_num=hd_num)
+    sizes = [(200, 120), (90, 300), (84, 84)]
+    prepared = [backbone.preprocess(Image.new("RGB", size, "red"), 3) for size in sizes]
+    features = backbone.encode_images(model, prepared)
+    for size, rows in zip(sizes, features, strict=True):
+        tokens = backbone.token_map(size, 3)
+        assert len(rows) == tokens.num_tokens
+        if hd_num:
+            assert tokens.plan.tiles_down * tokens.plan.tiles_across <= hd_num
+    assert backbone.encode_images(model, []) == []
+
+
+def test_one_picture_may_have_more_tiles_than_each_of_several(ixc25_folder: Path) -> None:
+    backbone = Ixc25Backbone(path=str(ixc25_folder))
+    assert backbone.token_map((800, 800), 1).num_tokens == (16 + 1) * 9 + 1 + 5 * 3
+    assert backbone.token_map((800, 800), 2).num_tokens == (4 + 1) * 9 + 1 + 3 * 3
+
+
+def test_adapters_and_frozen_parts_name_real_modules(ixc25: Ixc25Backbone, model: Ixc25ForCausalLM) -> None:
+    import re
+
+    matched = {name for name, _ in model.named_modules() if re.fullmatch(ixc25.lora_targets(), name)}
+    assert len(matched) == ixc25.num_layers * 5
+    assert not [name for name in matched if "Plora" in name]
+    names = [name for name, _ in model.named_parameters()]
+    parts = (ixc25.vision_prefix, ixc25.projector_prefix)
+    counts = [sum(name.startswith(part) for name in names) for part in parts]
+    # the ViT: 3 embeddings, 2 norms of 2, 16 a layer; the projector: 2 linear layers
+    assert counts == [3 + 4 + 2 * 16, 4]
+    others = {name.split(".")[0] for name in names if not name.startswith(parts)}
+    assert others == {"model", "output", "plora_glb_GN", "plora_sub_GN"}
+
+
+def test_a_fresh_model_has_an_idle_partial_lora(ixc25: Ixc25Backbone) -> None:
+    fresh = ixc25.build(weights=False)
+    for name, value in fresh.named_parameters():
+        assert bool(value.abs().max() == 0) == ("Plora_B" in name or "_GN" in name or name.endswith("bias")), name
+    assert fresh.generation_config.eos_token_id == ixc25.end_token_ids
+    assert ixc25.build(weights=False, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+# ---- the packed pass ----
+
+
+class Pair:
+    """A prompt with two pictures and two responses, packed in a row and as separate rows."""
+
+    def __init__(self, backbone: Ixc25Backbone, model: Ixc25ForCausalLM, responses: list[list[int]]) -> None:
+        sizes = [(84, 84), (100, 160)]
+        self.prompt = backbone.encode_prompt("Image1:<image>\nImage2:<image>\nIn Image2, what color?", sizes)
+        images = (Image.radial_gradient("L").resize(size).convert("RGB") for size in sizes)
+        self.pictures = [backbone.preprocess(image, 2) for image in images]
+        self.responses, self.backbone, self.model = responses, backbone, model
+        self.features = backbone.encode_images(model, self.pictures)
+
+    def decode(self, ids: Tensor, positions: Tensor, **kwargs: object) -> Tensor:
+        mask = torch.zeros(1, len(ids), dtype=torch.bool)
+        for start, stop in self.prompt.image_spans:
+            mask[0, start:stop] = True
+        embeds = self.backbone.merge_images(self.model, ids[None], mask, self.features)
+        output = self.backbone.language_model(self.model)(
+            inputs_embeds=embeds, position_ids=positions[None], **self.backbone.decoder_kwargs(mask), **kwargs
+        )
+        return output.last_hidden_state[0]
+
+    def plain(self) -> list[Tensor]:
+        """Hidden states of the last prompt token and the response inputs, row by row."""
+        rows, length = [], len(self.prompt.input_ids)
+        for response in self.responses:
+            ids = torch.cat([self.prompt.input_ids, torch.tensor(response, dtype=torch.long)])
+            rows.append(self.decode(ids, torch.arange(len(ids)))[length - 1 :])
+        return rows
+
+    def packed(self, recorder: RowRecorder | None = None) -> list[Tensor]:
+        length = len(self.prompt.input_ids)
+        layout = build_layout([length], [[len(response) for response in self.responses]])
+        ids = torch.cat([self.prompt.input_ids, *[torch.tensor(r, dtype=torch.long) for r in self.responses]])
+        positions = torch.cat([torch.arange(length), *[torch.arange(length, length + len(r)) for r in self.responses]])
+        if recorder is not None:
+            recorder.expect(layout)
+        hidden = self.decode(
+            ids,
+            positions,
+            attention_mask=torch.zeros(1, 1, 1, 1),
+            packed=PackedCall(layout=layout, recorder=recorder),
+        )
+        shared, *parts = hidden.split([1, *[len(response) for response in self.responses]])
+        return [torch.cat([shared, part]) for part in parts]
+
+
+@pytest.mark.parametrize("responses", [[[40, 41, 42], [50]], [[60], [], [70, 71]]])
+def test_packed_equals_plain_in_values_and_gradients(
+    responses: list, ixc25: Ixc25Backbone, model: Ixc25ForCausalLM
+) -> None:
+    pair = Pair(ixc25, model, responses)
+    pair.features = [rows.detach().requires_grad_() for rows in pair.features]
+    names, parameters = zip(*[(n, p) for n, p in model.model.named_parameters()], strict=True)
+    results = []
+    for rows in (pair.plain(), pair.packed()):
+        loss = sum((row.float().sin() * (i + 1)).sum() for i, row in enumerate(rows))
+        results.append((rows, torch.autograd.grad(loss, [*parameters, *pair.features])))
+    (plain, plain_grads), (packed, packed_grads) = results
+    for a, b in zip(plain, packed, strict=True):
+        assert (a - b).abs().max() < 2e-5
+    for name, a, b in zip([*names, "picture 1", "picture 2"], plain_grads, packed_grads, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-6, name
+
+
+def test_recorded_rows_equal_the_attention_map(ixc25: Ixc25Backbone, model: Ixc25ForCausalLM) -> None:
+    pair = Pair(ixc25, model, [[40, 41, 42]])
+    recorder = RowRecorder(range(ixc25.num_layers))
+    with torch.no_grad():
+        pair.packed(recorder)
+        model.model.set_attn_implementation("eager")
+        ids = torch.cat([pair.prompt.input_ids, torch.tensor(pair.responses[0])])
+        mask = torch.zeros(1, len(ids), dtype=torch.bool)
+        for start, stop in pair.prompt.image_spans:
+            mask[0, start:stop] = True
+        embeds = ixc25.merge_images(model, ids[None], mask, pair.features)
+        maps = model.model(inputs_embeds=embeds, im_mask=mask, output_attentions=True).attentions
+    assert len(maps) == ixc25.num_layers
+    for layer, masses in recorder.masses().items():
+        expected = maps[layer][0].mean(0)[len(pair.prompt.input_ids) - 1 :]
+        assert (masses[0] - expected).abs().max() < 1e-6

@@ -1,0 +1,121 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lookright.errors import ConfigError, RecordError
+from lookright.sources.llava_json import LlavaJson
+
+
+def row(question: Any = "<image>\nWhat is it?", answer: Any = "A dog.", **keys: Any) -> dict[str, Any]:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "x1", "image": "a/one.jpg", "conversations": turns} | keys
+
+
+def write(folder: Path, rows: Any, name: str = "data.json") -> Path:
+    (folder / "a").mkdir(exist_ok=True)
+    Image.new("L", (12, 8), 77).save(folder / "a" / "one.jpg")
+    path = folder / name
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_the_first_turn_without_its_placeholder(tmp_path: Path) -> None:
+    more = [{"from": "human", "value": "And then?"}, {"from": "gpt", "value": "Nothing."}]
+    rows = [row(), row("What is it?\n<image>", conversations=row()["conversations"] + more)]
+    source = LlavaJson(write(tmp_path, rows), tmp_path)
+    found = source.rows("train")
+    assert [item.id for item in found] == ["llava_json/train/x1-0", "llava_json/train/x1-1"]
+    assert {(item.question, item.answer, item.picture) for item in found} == {("What is it?", "A dog.", "a/one.jpg")}
+    assert source.dropped == {}
+    picture = source.open(found[0])
+    assert (picture.size, picture.mode) == ((12, 8), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"id": "t", "conversations": row()["conversations"]}, "no_image"),
+        (row(image=["a.jpg", "b.jpg"]), "several_images"),
+        (row("<image><image> Which?"), "several_images"),
+        (row(image="/etc/passwd"), "path"),
+        (row(image="a/../../b.jpg"), "path"),
+        (row(image="..\\b.jpg"), "path"),
+        (row(image="C:/b.jpg"), "path"),
+        (row(conversations=[]), "malformed"),
+        (row(conversations=row()["conversations"][::-1]), "malformed"),
+        (row(answer=None), "malformed"),
+        ("text", "malformed"),
+        (row("<image>\n "), "empty"),
+        (row(answer=" "), "empty"),
+        (row(answer="a" * 512), "long_answer"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_counted(tmp_path: Path, bad: Any, reason: str) -> None:
+    source = LlavaJson(write(tmp_path, [bad, row(answer="b" * 511)]), tmp_path)
+    assert [item.answer for item in source.rows("train")] == ["b" * 511]
+    assert source.dropped == {reason: 1}
+
+
+def test_a_row_with_a_bounding_box_is_kept(tmp_path: Path) -> None:
+    source = LlavaJson(write(tmp_path, [row(answer="[0.1, 0.2, 0.3, 0.4]")]), tmp_path)
+    assert len(source.rows("train")) == 1
+
+
+def test_held_out_pictures_fall_on_one_side(tmp_path: Path) -> None:
+    """A share of 0.3 of 1,000 pictures within five deviations (72); both rows of a picture on one side."""
+    rows = [row(id=str(n), image=f"a/{n % 1000}.jpg") for n in range(2000)]
+    source = LlavaJson(write(tmp_path, rows), tmp_path, test_share=0.3)
+    train, test = source.rows("train"), source.rows("test")
+    assert len(train) + len(test) == 2000
+    assert not {item.picture for item in train} & {item.picture for item in test}
+    assert abs(len(test) / 2 - 300) < 72
+    assert all(item.id.startswith("llava_json/test/") for item in test)
+
+
+def test_an_explicit_test_file(tmp_path: Path) -> None:
+    train = write(tmp_path, [row(), row()])
+    test = write(tmp_path, [row(id=7)], "test.json")
+    source = LlavaJson(train, tmp_path, test_json=test)
+    assert [item.id for item in source.rows("test")] == ["llava_json/test/7-0"]
+    assert len(source.rows("train")) == 2
+
+
+def test_json_lines_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, [])
+    lines = path.with_suffix(".jsonl")
+    lines.write_text("\n".join(json.dumps(row(id=str(n))) for n in range(3)))
+    assert len(LlavaJson(lines, tmp_path).rows("train")) == 3
+
+
+def test_configuration_errors_name_key_and_path(tmp_path: Path) -> None:
+    path = write(tmp_path, [row()])
+    with pytest.raises(
+        ConfigError, match=r"(?s)source.train_json=.*no.json: no such file.*source.image_folder=.*nowhere"
+    ):
+        LlavaJson(tmp_path / "no.json", tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="source.test_share=1.5"):
+        LlavaJson(path, tmp_path, test_share=1.5)
+    with pytest.raises(ConfigError, match="not used where source.test_json"):
+        LlavaJson(path, tmp_path, test_json=path, test_share=0.1)
+    with pytest.raises(ConfigError, match="no test split: set source.test_json or source.test_share"):
+        LlavaJson(path, tmp_path).rows("test")
+    with pytest.raises(ConfigError, match="found a json dict"):
+        LlavaJson(write(tmp_path, {}), tmp_path).rows("train")
+    path.write_text("[{")
+    with pytest.raises(ConfigError, match="not valid json"):
+        LlavaJson(path, tmp_path).rows("train")
+
+
+def test_a_missing_and_a_broken_picture_are_named(tmp_path: Path) -> None:
+    source = LlavaJson(write(tmp_path, [row(image="a/two.jpg"), row()]), tmp_path)
+    missing, broken = source.rows("train")
+    with pytest.raises(RecordError, match=r"row llava_json/train/x1-0: cannot read the picture .*two.jpg"):
+        source.open(missing)
+    data = (tmp_path / "a" / "one.jpg").read_bytes()
+    (tmp_path / "a" / "one.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(RecordError, match=r"one.jpg: broken picture of \d+ bytes") as error:
+        source.open(broken)
+    assert error.value.reason == "picture"
