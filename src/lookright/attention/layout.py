@@ -31,6 +31,11 @@ class Group:
         return self.start + self.num_prefix
 
     @property
+    def num_tokens(self) -> int:
+        """Prefix and suffix."""
+        return self.num_prefix + self.num_suffix
+
+    @property
     def stop(self) -> int:
         """One past the group's last token in the row."""
         return self.split + self.num_suffix

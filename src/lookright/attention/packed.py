@@ -27,58 +27,57 @@ class PackedCall:
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int, call: PackedCall) -> Tensor:
     """All rows: float[B, H, T, D], keys and values float[B, G, T, D] -> float[B, T, H, D]."""
+    groups = call.layout.groups
+    # split and not sliced: the gradient of many slices is many row-sized sums, that of a split is one copy
+    rows = query.split([size for group in groups for size in (group.num_prefix, group.num_suffix)], dim=2)
+    keys, values = (part.split([group.num_tokens for group in groups], dim=2) for part in (key, value))
     parts = []
-    for group, visible in zip(call.layout.groups, call.layout.visible, strict=True):
-        parts.append(_prefix_rows(query, key, value, scaling, group))
-        rows = query[0, :, group.split : group.stop]
-        parts.append(_suffix_rows(rows, key, value, scaling, group, visible, layer, call))
+    for number, group in enumerate(groups):
+        prefix, suffix = rows[2 * number], rows[2 * number + 1]
+        parts.append(_prefix_rows(prefix, keys[number], values[number], scaling, group))
+        parts.append(_suffix_rows(suffix[0], keys[number], values[number], scaling, number, layer, call))
     return torch.cat(parts, dim=1)
 
 
 def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int, call: PackedCall) -> Tensor:
     """Suffix rows only: query float[B, H, sum S, D], keys and values of the whole row -> float[B, sum S, H, D]."""
-    parts = []
-    rows_per_group = query[0].split([group.num_suffix for group in call.layout.groups], dim=1)
-    for group, visible, rows in zip(call.layout.groups, call.layout.visible, rows_per_group, strict=True):
-        parts.append(_suffix_rows(rows, key, value, scaling, group, visible, layer, call))
+    groups = call.layout.groups
+    rows = query.split([group.num_suffix for group in groups], dim=2)
+    keys, values = (part.split([group.num_tokens for group in groups], dim=2) for part in (key, value))
+    parts = [
+        _suffix_rows(rows[number][0], keys[number], values[number], scaling, number, layer, call)
+        for number in range(len(groups))
+    ]
     return torch.cat(parts, dim=1)
 
 
 def _prefix_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float, group: Group) -> Tensor:
-    """Causal attention within the prefix: float[B, P, H, D]."""
-    span = slice(group.start, group.split)
+    """Causal attention within the prefix; keys and values are those of the group: float[B, P, H, D]."""
+    sizes = [group.num_prefix, group.num_suffix]
+    key, value = key.split(sizes, dim=2)[0], value.split(sizes, dim=2)[0]
     grouped = query.shape[1] != key.shape[1]
-    output = F.scaled_dot_product_attention(
-        query[:, :, span], key[:, :, span], value[:, :, span], is_causal=True, scale=scaling, enable_gqa=grouped
-    )
+    output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return output.transpose(1, 2)
 
 
 def _suffix_rows(
-    rows_HSD: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float,
-    group: Group,
-    visible: Tensor,
-    layer: int,
-    call: PackedCall,
+    rows_HSD: Tensor, key: Tensor, value: Tensor, scaling: float, number: int, layer: int, call: PackedCall
 ) -> Tensor:
-    """Suffix rows of one group against its prefix and what they may see of the suffix: float[B, S, H, D].
+    """Suffix rows of group `number` against its prefix and what they may see of the suffix: float[B, S, H, D].
 
     The same probabilities give the output and, where wanted, the recorded rows.
     """
-    num_heads, num_suffix, _ = rows_HSD.shape
-    key_GKD, value_GKD = key[0, :, group.start : group.stop], value[0, :, group.start : group.stop]
+    group, visible = call.layout.groups[number], call.layout.visible[number]
+    num_heads, num_suffix, width = rows_HSD.shape
+    key_GKD, value_GKD = key[0], value[0]
     num_groups, num_keys = key_GKD.shape[0], key_GKD.shape[1]
     hidden = torch.zeros(num_suffix, num_keys, dtype=rows_HSD.dtype, device=rows_HSD.device)
     hidden[:, group.num_prefix :].masked_fill_(~visible, float("-inf"))
     # query heads that share a key head are stacked as rows, so that keys are never repeated
-    stacked = rows_HSD.reshape(num_groups, -1, rows_HSD.shape[-1])
+    stacked = rows_HSD.reshape(num_groups, -1, width)
     bias = hidden.repeat(num_heads // num_groups, 1).expand(num_groups, -1, -1)
     scores = torch.baddbmm(bias, stacked, key_GKD.transpose(1, 2), alpha=scaling)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    probabilities = torch.softmax(scores, dim=-1, dtype=wide)
+    probabilities = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     recorder = call.wanted(layer)
     if recorder is not None:
         recorder.record(layer, group.start, probabilities.view(num_heads, num_suffix, num_keys))

@@ -37,6 +37,7 @@ def write_llava_folder(
     text: dict[str, int],
     vision: dict[str, int],
     max_length: int = 4096,
+    vision_feature_layer: int = -2,
 ) -> None:
     """Write config, tokenizer and image processor of a fresh LLaVA; weights come from training.
 
@@ -65,7 +66,7 @@ def write_llava_folder(
         ),
         vision_config=CLIPVisionConfig(**vision),
         image_token_id=raw.token_to_id(IMAGE_PLACEHOLDER),
-        vision_feature_layer=-2,
+        vision_feature_layer=vision_feature_layer,
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,
     )

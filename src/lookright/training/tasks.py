@@ -17,7 +17,6 @@ from lookright.reference.base import ModelPair
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
-from lookright.training.pretrain import PretrainModule
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,29 +78,4 @@ class PreferenceTask(Task):
             policy.save_pretrained(folder / "adapter")
             return folder / "adapter"
         module.pair.backbone.save_pretrained(policy, folder / "model")
-        return folder / "model"
-
-
-class PretrainTask(Task):
-    """Train a small backbone from nothing; `save_dtype` is that of the written weights."""
-
-    def __init__(self, save_dtype: str = "float32") -> None:
-        self.save_dtype = save_dtype
-
-    def prepare(self, config: DictConfig, backbone: Backbone, data: LightningDataModule) -> None:
-        """Let the data know the backbone."""
-        if config.loss is not None or config.reference is not None:
-            raise ConfigError("task=pretrain takes no loss and no reference; set loss=none reference=none")
-        data.prepare(backbone)
-
-    def module(self, parts: RunParts) -> PretrainModule:
-        """Fresh weights."""
-        model = parts.backbone.build(weights=False, dtype=parts.dtype)
-        model = instantiate(parts.config.tuning).apply(parts.backbone, model)
-        return PretrainModule(parts.backbone, model, parts.optimization, parts.num_steps)
-
-    def save(self, module: PretrainModule, folder: Path) -> Path:
-        """`model/`, a folder that `backbone.path` takes."""
-        model = module.model.to(getattr(torch, self.save_dtype))
-        module.backbone.save_pretrained(model, folder / "model")
         return folder / "model"

@@ -242,6 +242,11 @@ def test_adapters_and_frozen_parts_name_real_modules(ixc25: Ixc25Backbone, model
     assert others == {"model", "output", "plora_glb_GN", "plora_sub_GN"}
 
 
+def test_our_attention_function_serves_the_decoder_alone(model: Ixc25ForCausalLM) -> None:
+    assert model.model.config._attn_implementation == "lookright"
+    assert model.vit.vision_tower.config._attn_implementation == "sdpa"
+
+
 def test_a_fresh_model_has_an_idle_partial_lora(ixc25: Ixc25Backbone) -> None:
     fresh = ixc25.build(weights=False)
     for name, value in fresh.named_parameters():

@@ -209,3 +209,19 @@ def test_an_earlier_vision_layer_can_be_selected(make_model: Callable, pixels: C
 def test_pictures_that_do_not_divide_into_tiles_are_refused(make_model: Callable) -> None:
     with pytest.raises(ValueError, match="does not divide into tiles of 84"):
         make_model().encode_pictures([torch.zeros(3, 84, 85)])
+
+
+def test_loss_is_the_mean_over_labels_and_reaches_every_part(make_model: Callable, pixels: Callable) -> None:
+    model = make_model()
+    pictures = [pixels(1, 2)]
+    count = len(model.encode_pictures(pictures)[0])
+    ids = torch.tensor([[1, *[0] * count, 5, 6, 7]])
+    labels = torch.full_like(ids, -100)
+    labels[0, -2:] = ids[0, -2:]
+    output = model(input_ids=ids, pixels=pictures, labels=labels)
+    logps = output.logits[0, -3:-1].log_softmax(-1)
+    assert output.loss.item() == pytest.approx(-(logps[0, 6] + logps[1, 7]).item() / 2, rel=1e-5)
+    output.loss.backward()
+    # post_layernorm is in the checkpoint and unused
+    idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert idle == {f"vit.vision_tower.post_layernorm.{kind}" for kind in ("weight", "bias")}

@@ -57,6 +57,14 @@ def test_a_long_row_leaves_no_trace(config: Ixc25Config) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_rows_of_a_batch_do_not_depend_on_each_other(config: Ixc25Config) -> None:
+    rows = torch.stack([torch.arange(8), torch.arange(8) + 30000])
+    together = rotary_tables(config, rows, torch.float32)
+    for number in (0, 1):
+        alone = rotary_tables(config, rows[number : number + 1], torch.float32)
+        assert all(torch.equal(a[number], b[0]) for a, b in zip(together, alone, strict=True))
+
+
 def test_plain_rope_never_stretches() -> None:
     config = Ixc25Config(rope_parameters={"rope_type": "default", "rope_theta": 1e4})
     assert rotary_base(config, torch.tensor(10**6)).item() == 1e4

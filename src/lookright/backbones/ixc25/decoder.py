@@ -218,6 +218,13 @@ class Ixc25Model(Ixc25PreTrainedModel):
         """Replace the token embeddings."""
         self.tok_embeddings = value
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """As transformers has it, for the decoder alone: its configuration describes the vision tower too."""
+        if isinstance(attn_implementation, str):
+            vision = self.config.vision_config._attn_implementation
+            attn_implementation = {"": attn_implementation, "vision_config": vision}
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(

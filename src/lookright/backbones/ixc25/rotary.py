@@ -7,7 +7,7 @@ from lookright.backbones.ixc25.configuration import Ixc25Config
 
 
 def rotary_base(config: Ixc25Config, num_positions: Tensor) -> Tensor:
-    """Base frequency for a row of `num_positions` positions (0-dimensional): float64[].
+    """Base frequency for rows of `num_positions` positions, int64 of any shape: float64 of that shape.
 
     theta up to `max_position_embeddings` (M), beyond it `theta * (f L / M - (f - 1)) ** (d / (d - 2))`.
     The official code keeps an enlarged base for all later and shorter rows; here a row gets what its own
@@ -22,9 +22,12 @@ def rotary_base(config: Ixc25Config, num_positions: Tensor) -> Tensor:
 
 
 def rotary_tables(config: Ixc25Config, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of int64[B, L] positions: two of float[B, L, D], halves repeated, in `dtype`."""
+    """Cosines and sines of int64[B, L] positions: two of float[B, L, D], halves repeated, in `dtype`.
+
+    Every row of a batch has the base of its own longest position, so it does not depend on its neighbours.
+    """
     width = config.head_dim
-    base = rotary_base(config, position_ids.max() + 1).float()
+    base = rotary_base(config, position_ids.amax(-1, keepdim=True) + 1).float()[..., None]
     exponents = torch.arange(0, width, 2, device=position_ids.device, dtype=torch.float32) / width
     angles = position_ids[..., None].float() * (1.0 / base**exponents)
     doubled = torch.cat([angles, angles], dim=-1)

@@ -68,7 +68,7 @@ class TileMap(TokenMap):
         spans = []
         for cell in range(cells):
             low, high = (min(max((edge * step - offset) / scale, 0.0), float(extent)) for edge in (cell, cell + 1))
-            spans.append((low, high) if low < high else None)
+            spans.append((low, high) if high - low > 1e-6 else None)
         return spans
 
     def _axis(self, axis: int) -> tuple[int, float, int]:

@@ -1,0 +1,116 @@
+"""Pretraining as a LightningModule: the tower learns what a token shows, then the whole learns to answer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lookright.backbones.base import Backbone
+from lookright.logprobs import sum_by_response, token_logps
+from lookright.packed.batch import PackedBatch
+from lookright.packed.forward import decoder_rows
+from lookright.pretraining.data import VisionBatch
+from lookright.training.base import TunedModule
+from lookright.training.optimization import Optimization
+
+
+class PretrainModule(TunedModule):
+    """Two phases of one run, told apart by their batches.
+
+    Vision: cross-entropy of a linear head on every projected picture token, over the groups of classes.
+    Language: mean negative log-likelihood per answer token, then over answers; the tower rests.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        model: nn.Module,
+        group_sizes: list[int],
+        optimization: Optimization,
+        phases: tuple[int, int],
+    ) -> None:
+        super().__init__(optimization, sum(phases))
+        self.backbone, self.model = backbone, model
+        self.group_sizes, self.phases = group_sizes, phases
+        width = model.config.get_text_config().hidden_size
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(group_sizes)))
+
+    @property
+    def trained_model(self) -> nn.Module:
+        """All of it."""
+        return self.model
+
+    def configure_optimizers(self) -> dict:
+        """AdamW, each phase with its own warm-up and decay; matrices decay, vectors do not."""
+        matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self.parameters() if parameter.ndim < 2]
+        options = self.optimization
+        optimizer = AdamW(
+            [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=options.learning_rate,
+            betas=options.betas,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, self._factor), "interval": "step"}}
+
+    def vision_loss(self, batch: VisionBatch) -> tuple[Tensor, Tensor]:
+        """Loss and share of right classes over all labelled tokens."""
+        tokens = torch.cat(self.backbone.encode_images(self.model, batch.pixels))
+        groups = self.head(tokens).split(self.group_sizes, dim=1)
+        known = batch.labels >= 0
+        losses = [
+            F.cross_entropy(logits, batch.labels[:, number], ignore_index=-100) if known[:, number].any() else 0.0
+            for number, logits in enumerate(groups)
+        ]
+        right = torch.stack([logits.argmax(1) == batch.labels[:, number] for number, logits in enumerate(groups)], 1)
+        return sum(losses), right[known].float().mean()
+
+    def answers(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Loss in nats per token and whether greedy decoding would give the answer: float[R], bool[R]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            features = self.backbone.encode_images(self.model, batch.pixels)
+        rows = decoder_rows(self.backbone, self.model, batch, features)
+        logits = self.model.get_output_embeddings()(rows[batch.scored.rows])
+        counts = batch.scored.counts()
+        loss = -sum_by_response(token_logps(logits, batch.scored.targets), batch.scored) / counts
+        hits = sum_by_response((logits.argmax(-1) == batch.scored.targets).float(), batch.scored)
+        return loss, hits == counts
+
+    def training_step(self, batch: VisionBatch | PackedBatch, batch_idx: int) -> Tensor:
+        """One step of either phase."""
+        if isinstance(batch, VisionBatch):
+            loss, accuracy = self.vision_loss(batch)
+            size = len(batch.pixels)
+        else:
+            self._rest_tower()
+            per_answer, right = self.answers(batch)
+            loss, accuracy, size = per_answer.mean(), right.float().mean(), len(per_answer)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Accuracy per format; each prompt has one question here."""
+        del batch_idx
+        loss, right = self.answers(batch)
+        self.log("val/loss", loss.mean(), batch_size=len(loss))
+        for label in sorted(set(batch.labels)):
+            mine = torch.tensor([name == label for name in batch.labels], device=right.device)
+            self.log(f"val/{label}/accuracy", right[mine].float().mean(), batch_size=int(mine.sum()))
+
+    def _rest_tower(self) -> None:
+        """Freeze the tower once the language phase is there."""
+        for name, parameter in self.model.named_parameters():
+            if name.startswith(self.backbone.vision_prefix):
+                parameter.requires_grad_(False)
+
+    def _factor(self, step: int) -> float:
+        """Share of the peak rate: warm-up and cosine decay to a tenth, in each phase for itself."""
+        vision, language = self.phases
+        place, length = (step, vision) if step < vision else (step - vision, language)
+        warmup = max(1, math.ceil(self.optimization.warmup * length))
+        if place < warmup:
+            return (place + 1) / warmup
+        return 0.1 + 0.45 * (1.0 + math.cos(math.pi * min(1.0, (place - warmup) / max(1, length - warmup))))

@@ -1,0 +1,121 @@
+"""Prompts made on the fly: pictures once, several questions behind them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from lookright.errors import RecordError
+from lookright.formats.base import Composed, Composer, lower_first
+from lookright.formats.companions import CompanionDrawer
+from lookright.sources.base import Source, Split
+from lookright.types import Region, SourceRow
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class AskedPrompt:
+    """Pictures, the text before the questions, and (question text, answer, 0-based image) of each question."""
+
+    format: str
+    pictures: list[Image.Image]
+    prefix: str
+    questions: list[tuple[str, str, int]]
+    regions: list[Region]
+
+
+class PromptMaker:
+    """Draws prompts from one split of a source; the same number gives the same prompt.
+
+    `weights` are those of the formats, `num_questions` the most asked behind one prefix; companions answer
+    the first question differently in half of the prompts.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: Split,
+        composers: Sequence[Composer],
+        weights: Mapping[str, float],
+        num_questions: int,
+    ) -> None:
+        self.source = source
+        self.rows = source.rows(split)
+        self.composers = [composer for composer in composers if weights.get(composer.name, 0) > 0]
+        self.weights = [weights[composer.name] for composer in self.composers]
+        self.num_questions = num_questions
+        self.by_picture: dict[str, list[SourceRow]] = defaultdict(list)
+        for row in self.rows:
+            self.by_picture[row.picture].append(row)
+        self.rows_by_id = {row.id: row for row in self.rows}
+        self.drawers = [CompanionDrawer(source, split, rule, "fill") for rule in ("random", "same_question")]
+        self._opened: dict[str, Image.Image] = {}
+
+    def make(self, rng: random.Random) -> AskedPrompt:
+        """One prompt."""
+        composer = rng.choices(self.composers, self.weights)[0]
+        while True:
+            target = rng.choice(self.rows)
+            try:
+                companions = rng.choice(self.drawers).draw(target, composer.draw_count(rng) - 1, rng).rows
+                break
+            except RecordError:
+                continue
+        composed = composer.compose(target, companions, self._open, rng)
+        return self._asked(composer.name, composed, target, rng)
+
+    def row_of(self, region: Region) -> SourceRow:
+        """The row that a region shows."""
+        return self.rows_by_id[region.source]
+
+    def _open(self, row: SourceRow) -> Image.Image:
+        """Pictures are small and few: each is decoded once."""
+        if row.picture not in self._opened:
+            self._opened[row.picture] = self.source.open(row)
+        return self._opened[row.picture]
+
+    def _asked(self, name: str, composed: Composed, target: SourceRow, rng: random.Random) -> AskedPrompt:
+        prefix, line_feed, first = composed.prompt.rpartition("\n")
+        lead = first[: len(first) - len(target.question)]
+        questions = [(first, target.answer, composed.target)]
+        key = self.source.question_key(target)
+        for place, row in self._candidates(name, composed, key, rng):
+            text = row.question if not lead else lower_first(row.question)
+            opening = f"In Image{place + 1}, " if lead.startswith("In Image") else lead
+            if len(questions) < self.num_questions and (opening + text, row.answer, place) not in questions:
+                questions.append((opening + text, row.answer, place))
+        return AskedPrompt(
+            format=name,
+            pictures=composed.pictures,
+            prefix=prefix + line_feed,
+            questions=questions,
+            regions=composed.regions,
+        )
+
+    def _candidates(
+        self, name: str, composed: Composed, key: str, rng: random.Random
+    ) -> list[tuple[int, SourceRow]]:
+        """Further questions: the same one about the other images first, then any about any image that can be named."""
+        places = range(len(composed.regions)) if name in ("sequence", "grid_collage") else [composed.target]
+        rows = [(place, row) for place in places for row in self.by_picture[self.row_of(composed.regions[place]).picture]]
+        rng.shuffle(rows)
+        return sorted(rows, key=lambda pair: self.source.question_key(pair[1]) != key)
+
+
+class PictureLabels:
+    """Classes of pictures, told by the answers that their questions have.
+
+    `groups` are lists of answers that exclude each other (all colours, all shapes ...).
+    """
+
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        self.sizes = [len(group) for group in groups]
+        self._index = [{answer: number for number, answer in enumerate(group)} for group in groups]
+
+    def of(self, rows: Sequence[SourceRow]) -> torch.Tensor:
+        """Class in each group, -100 where no question tells: int64[num_groups]."""
+        answers = {row.answer for row in rows}
+        known = [[index[answer] for answer in answers if answer in index] for index in self._index]
+        return torch.tensor([classes[0] if len(classes) == 1 else -100 for classes in known])

@@ -1,0 +1,34 @@
+"""`task=pretrain`: a small backbone from nothing."""
+
+from pathlib import Path
+
+from lightning import LightningDataModule
+from omegaconf import DictConfig
+
+from lookright.backbones.base import Backbone
+from lookright.errors import ConfigError
+from lookright.pretraining.initialization import initialise
+from lookright.pretraining.module import PretrainModule
+from lookright.training.tasks import RunParts, Task
+
+
+class PretrainTask(Task):
+    """Fresh weights, a vision phase and a language phase."""
+
+    def prepare(self, config: DictConfig, backbone: Backbone, data: LightningDataModule) -> None:
+        """Refuse what pretraining has no use for, and index the sources."""
+        if config.loss is not None or config.reference is not None:
+            raise ConfigError("task=pretrain takes no loss and no reference; set loss=none reference=none")
+        data.prepare(backbone)
+
+    def module(self, parts: RunParts) -> PretrainModule:
+        """The model, drawn anew."""
+        model = parts.backbone.build(weights=False, dtype=parts.dtype)
+        initialise(model, parts.backbone.num_layers)
+        phases = (parts.data.vision_steps, parts.data.language_steps)
+        return PretrainModule(parts.backbone, model, parts.data.labels.sizes, parts.optimization, phases)
+
+    def save(self, module: PretrainModule, folder: Path) -> Path:
+        """`model/`, a folder that `backbone.path` takes."""
+        module.backbone.save_pretrained(module.model, folder / "model")
+        return folder / "model"
