@@ -32,14 +32,15 @@ class RowRecorder:
 
     def record(self, layer: int, start: int, probabilities_HSK: Tensor) -> None:
         """Take float[H, S, K] of the group whose keys begin at row index `start`."""
-        if len(self._masses[layer]) == self._num_groups:
-            return  # recomputation under gradient checkpointing
+        # a recomputation under checkpointing must save the same tensors as the first run, so it computes them too
         if self.weights is None:
-            self._masses[layer].append(probabilities_HSK.mean(0))
-            return
-        keys = probabilities_HSK.shape[-1]
-        weights_KC = self.weights[start : start + keys].to(probabilities_HSK.dtype)
-        self._masses[layer].append((probabilities_HSK @ weights_KC).mean(0))
+            masses = probabilities_HSK.mean(0)
+        else:
+            keys = probabilities_HSK.shape[-1]
+            weights_KC = self.weights[start : start + keys].to(probabilities_HSK.dtype)
+            masses = (probabilities_HSK @ weights_KC).mean(0)
+        if len(self._masses[layer]) < self._num_groups:
+            self._masses[layer].append(masses)
 
     def masses(self) -> dict[int, list[Tensor]]:
         """For each layer, for each group: float[S, C], or float[S, K] where no weights were given."""

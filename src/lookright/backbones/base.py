@@ -59,6 +59,8 @@ class Backbone(ABC):
     """Start of the vision tower's parameter names."""
     projector_prefix: str
     """Start of the names of the parameters between vision tower and decoder."""
+    quantization: str | None = None
+    """How the frozen layers of the decoder are held: None as they are, `4bit`."""
 
     # ---- text and pictures, before any weights are loaded ----
 

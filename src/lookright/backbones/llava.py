@@ -24,6 +24,7 @@ from lookright.backbones.base import Backbone, EncodedPrompt
 from lookright.backbones.folder import check_folder
 from lookright.backbones.grid import GridMap
 from lookright.backbones.prompts import check_placeholders, expand_images
+from lookright.backbones.quantization import check_quantization, loading_arguments
 from lookright.errors import ConfigError
 from lookright.types import IMAGE_PLACEHOLDER, Size
 
@@ -33,14 +34,20 @@ class LlavaBackbone(Backbone):
 
     `path`: local folder or hub name. `image_aspect`: `pad` to a square with the mean colour, as LLaVA-1.5
     was trained, or `crop` the centre, which loses the borders of a wide collage. `system_prompt` opens
-    every conversation. `max_length` in tokens, prompt and response together.
+    every conversation. `max_length` in tokens, prompt and response together. `quantization`: `4bit` holds the
+    language model's frozen layers in 4 bits under adapters; tower, projector and both embeddings stay as they are.
     """
 
     vision_prefix = "model.vision_tower."
     projector_prefix = "model.multi_modal_projector."
 
     def __init__(
-        self, path: str | None, image_aspect: str = "pad", system_prompt: str = "", max_length: int = 4096
+        self,
+        path: str | None,
+        image_aspect: str = "pad",
+        system_prompt: str = "",
+        max_length: int = 4096,
+        quantization: str | None = None,
     ) -> None:
         if image_aspect not in ("pad", "crop"):
             raise ConfigError(f"backbone.image_aspect={image_aspect!r} is unknown; valid: pad, crop")
@@ -49,6 +56,7 @@ class LlavaBackbone(Backbone):
         self.image_aspect = image_aspect
         self.system_prompt = system_prompt
         self.max_length = max_length
+        self.quantization = check_quantization(quantization)
         self.config: LlavaConfig = AutoConfig.from_pretrained(self.path)
         if not isinstance(self.config, LlavaConfig):
             raise ConfigError(f"backbone.path={self.path} holds a {self.config.model_type} model, not a LLaVA one")
@@ -98,7 +106,9 @@ class LlavaBackbone(Backbone):
     def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
         if weights:
-            model = LlavaForConditionalGeneration.from_pretrained(self.path, dtype=dtype)
+            kept = [self.vision_prefix.rstrip("."), self.projector_prefix.rstrip("."), "lm_head"]
+            loading = loading_arguments(self.quantization, dtype, kept)
+            model = LlavaForConditionalGeneration.from_pretrained(self.path, dtype=dtype, **loading)
         else:
             model = LlavaForConditionalGeneration(copy.deepcopy(self.config)).to(dtype)
         decoder = self.language_model(model)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lookright.config import schema
-from lookright.config.check import unknown_key
+from lookright.config.check import own_error, unknown_key
+from lookright.config.console import quiet
 from lookright.errors import LookRightError
 
 CONFIG_FOLDER = Path(__file__).parents[3] / "conf"
@@ -23,7 +25,7 @@ EXIT_USER_ERROR = 2
 def launch(main: Callable[[], None], config_name: str) -> None:
     """Call a `hydra.main` function; errors that are the user's are printed and end with status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet()
     schema.register()
     try:
         main()
@@ -33,16 +35,28 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         _fail(explain(error, config_name))
 
 
+def with_output(config: DictConfig) -> DictConfig:
+    """The config with `output` filled in where it is null: the folder that Hydra made for this job."""
+    if config.output is None:
+        config.output = HydraConfig.get().runtime.output_dir
+    return config
+
+
+def given_overrides() -> list[str]:
+    """What the command line set, as `key=value`; nothing where a config was composed by hand."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def explain(error: Exception, config_name: str) -> str:
     """Hydra's message, with the valid names where a key does not exist; our own message where one is inside."""
+    own = own_error(error)
+    if own is not None:
+        return str(own)
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__
-    own = next((part for part in chain if isinstance(part, LookRightError)), None)
-    if own is not None:
-        return str(own)
     text = "\n".join(dict.fromkeys(str(part) for part in chain))
     found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)
     if found is None or ("is not in struct" not in text and "not in '" not in text):

@@ -29,7 +29,7 @@ class GenerateConfig:
     weights: Any = None
     companions: str = "random"
     shortfall: str = "skip"
-    num_prompts: int = MISSING
+    num_prompts: Any = MISSING
     backbone: Any = MISSING
     adapter: str | None = None
     decode: Any = MISSING
@@ -37,6 +37,7 @@ class GenerateConfig:
     filters: dict[str, Any] = field(default_factory=dict)
     noise: Any = None
     ratio_layer: int | None = None
+    on_bad_record: str = "error"
     stage: str = "all"
     shard: ShardConfig = field(default_factory=ShardConfig)
     batch_size: int = 16
@@ -45,7 +46,7 @@ class GenerateConfig:
     device: str = "auto"
     dtype: str = "float32"
     seed: int = 0
-    output: str = MISSING
+    output: str | None = None
     resume: bool = True
     report_examples: int = 24
 
@@ -64,7 +65,7 @@ class TrainConfig:
     trainer: Any = MISSING
     logger: Any = None
     seed: int = 0
-    output: str = MISSING
+    output: str | None = None
     resume: str | None = None
 
 
@@ -85,7 +86,7 @@ class InferConfig:
     dtype: str = "float32"
     overlays: int = 12
     seed: int = 0
-    output: str = MISSING
+    output: str | None = None
 
 
 def _first(*values: Any) -> Any:

@@ -2,47 +2,60 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
 from lookright.data.encode import encode_preference, row_length
 from lookright.data.pictures import Pictures
-from lookright.data.readers import RecordSet, load_preferences
+from lookright.data.readers import load_preferences
 from lookright.data.sampler import PairBatchSampler
 from lookright.data.validate import BadRecords, OnBadRecord
 from lookright.errors import ConfigError, RecordError
 from lookright.packed.batch import Example, pack
+from lookright.packed.keys import response_keys
 from lookright.types import Preference
+
+Pair = tuple[Preference, Pictures]
+"""A record and what opens its pictures."""
 
 
 class PairDataset(Dataset[Example]):
     """Records encoded for one backbone when they are asked for."""
 
-    def __init__(self, backbone: Backbone, records: list[Preference], pictures: Pictures) -> None:
-        self.backbone, self.records, self.pictures = backbone, records, pictures
+    def __init__(self, backbone: Backbone, pairs: Sequence[Pair]) -> None:
+        self.backbone = backbone
+        self.records = [record for record, _ in pairs]
+        self.with_keys = False
+        self._pictures = [pictures for _, pictures in pairs]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        return encode_preference(self.backbone, self.records[index], self.pictures)
+        example = encode_preference(self.backbone, self.records[index], self._pictures[index])
+        if self.with_keys:
+            example.keys = response_keys(example)
+        return example
 
 
 class PreferenceData(LightningDataModule):
-    """Pairs of one file (`path`), some held out for validation, or those of `val_path`.
+    """Pairs of one file or several (`path`), some held out for validation, or those of `val_path`.
 
-    `image_root`: where image paths start (default: the file's folder); `val_fraction`: share held out, drawn
-    by a hash of the id, so that it does not depend on order; `formats`: keep only these; `batch_size` in
+    `image_root`: where image paths start (default: each file's own folder); `val_fraction`: share held out,
+    drawn by a hash of the id, so that it does not depend on order; `formats`: keep only these; `batch_size` in
     pairs, or `max_tokens` a batch; `on_bad_record`: `error`, or `skip` and count. Formats are told by records.
+    An id may come in one file only. Where a Trainer is attached, its ranks share the batches.
     """
 
     def __init__(
         self,
-        path: str,
-        val_path: str | None = None,
+        path: str | list[str],
+        val_path: str | list[str] | None = None,
         image_root: str | None = None,
         val_fraction: float = 0.05,
         formats: list[str] | None = None,
@@ -55,6 +68,8 @@ class PreferenceData(LightningDataModule):
         super().__init__()
         if not 0 <= val_fraction < 1:
             raise ConfigError(f"data.val_fraction={val_fraction}; a share in [0, 1)")
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size={batch_size}; set 1 or more")
         self.path, self.val_path, self.image_root = path, val_path, image_root
         self.val_fraction, self.formats = val_fraction, formats
         self.batch_size, self.max_tokens = batch_size, max_tokens
@@ -66,39 +81,59 @@ class PreferenceData(LightningDataModule):
 
         `needs_target`: the loss reads attention on the target, so records without geometry are refused.
         """
-        train_set = self._load(self.path)
+        pairs = self._load(self.path)
         if self.val_path is not None:
-            train, held_out, val_pictures = train_set.records, *self._load_val()
+            held_out = self._load(self.val_path)
         else:
-            train = [record for record in train_set.records if not self._is_held_out(record.id)]
-            held_out = [record for record in train_set.records if self._is_held_out(record.id)]
-            val_pictures = train_set.pictures
-        train, lengths = self._fitting(backbone, train, train_set.pictures, needs_target)
-        held_out, val_lengths = self._fitting(backbone, held_out, val_pictures, needs_target)
-        if not train:
+            held_out = [pair for pair in pairs if self._is_held_out(pair[0].id)]
+            pairs = [pair for pair in pairs if not self._is_held_out(pair[0].id)]
+        pairs, lengths = self._fitting(backbone, pairs, needs_target)
+        held_out, val_lengths = self._fitting(backbone, held_out, needs_target)
+        if not pairs:
             raise ConfigError(f"data.path={self.path}: no pair is left to train on; set data.formats or val_fraction")
         shared = {"batch_size": self.batch_size, "max_tokens": self.max_tokens, "rank": rank, "world_size": world_size}
-        self.train_set = PairDataset(backbone, train, train_set.pictures)
-        self.val_set = PairDataset(backbone, held_out, val_pictures)
+        self.train_set, self.val_set = PairDataset(backbone, pairs), PairDataset(backbone, held_out)
         self.train_sampler = PairBatchSampler(lengths, **shared, seed=self.seed)
         self.val_sampler = PairBatchSampler(val_lengths, **shared, shuffle=False)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled by seed and epoch."""
-        return self._loader(self.train_set, self.train_sampler)
+        return self._loader(self.train_set, self._dealt(self.train_sampler))
 
     def val_dataloader(self) -> DataLoader | list:
         """Held-out pairs in file order; none where nothing is held out."""
-        return self._loader(self.val_set, self.val_sampler) if len(self.val_set) else []
+        return self._loader(self.val_set, self._dealt(self.val_sampler)) if len(self.val_set) else []
+
+    def scoring_dataloaders(self, rank: int, world_size: int) -> list[DataLoader]:
+        """All pairs of a rank once, in file order, held out ones too. From here on every batch has its keys."""
+        size = {"batch_size": self.batch_size, "max_tokens": self.max_tokens}
+        loaders = []
+        for dataset, mine in ((self.train_set, self.train_sampler), (self.val_set, self.val_sampler)):
+            dataset.with_keys = True
+            if len(dataset):
+                order = PairBatchSampler(mine.lengths, **size, shuffle=False, rank=rank, world_size=world_size)
+                loaders.append(self._loader(dataset, order))
+        return loaders
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the epoch is, in batches of this rank."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        return {"num_done": 0 if self.trainer.fit_loop.epoch_loop._is_training_done else progress}
+        """Where a run goes on: the epoch, and how many of this rank's batches are done in it."""
+        # `completed` grows only after the hooks in which checkpoints are written
+        num_done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        if num_done >= self.trainer.num_training_batches:
+            return {"epoch": self.trainer.current_epoch + 1, "num_done": 0}
+        return {"epoch": self.trainer.current_epoch, "num_done": num_done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the last batch that was trained on."""
+        # Lightning names the epoch after the loader's workers have asked for their first batches
+        self.train_sampler.set_epoch(state_dict["epoch"])
         self.train_sampler.resume_at(state_dict["num_done"])
+
+    def _dealt(self, sampler: PairBatchSampler) -> PairBatchSampler:
+        """The sampler, giving this process its part."""
+        if self.trainer is not None:
+            sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
+        return sampler
 
     def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader:
         return DataLoader(
@@ -106,29 +141,43 @@ class PreferenceData(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=pack,
             num_workers=self.num_workers,
+            # of its own, so that a pass over the data more or less changes no other random number
+            generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.num_workers > 0,
         )
 
-    def _load(self, path: str) -> RecordSet[Preference]:
-        loaded = load_preferences(path, self.image_root, self.on_bad_record)
-        self.dropped += loaded.dropped
-        return loaded
-
-    def _load_val(self) -> tuple[list[Preference], Pictures]:
-        loaded = self._load(self.val_path)
-        return loaded.records, loaded.pictures
+    def _load(self, path: str | list[str]) -> list[Pair]:
+        """Pairs of one file or several. Raises LookRightError for an id that is in two of them."""
+        pairs: list[Pair] = []
+        first_file: dict[str, str] = {}
+        bad = BadRecords(self.on_bad_record)
+        num_records = 0
+        for name in [path] if isinstance(path, str) else path:
+            loaded = load_preferences(name, self.image_root, self.on_bad_record)
+            self.dropped += loaded.dropped
+            num_records += len(loaded.records)
+            for record in loaded.records:
+                if record.id in first_file:
+                    where = first_file[record.id]
+                    bad.add(f"{name} (id {record.id})", RecordError("duplicate_id", f"the id is also in {where}"))
+                    continue
+                first_file[record.id] = str(name)
+                pairs.append((record, loaded.pictures))
+        bad.finish(num_records)
+        self.dropped += bad.counts
+        return pairs
 
     def _is_held_out(self, record_id: str) -> bool:
         digest = hashlib.blake2b(f"{self.seed}/{record_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.val_fraction * 2**64
 
     def _fitting(
-        self, backbone: Backbone, records: list[Preference], pictures: Pictures, needs_target: bool
-    ) -> tuple[list[Preference], list[int]]:
-        """Records of the wanted formats that fit the backbone, and their row tokens."""
+        self, backbone: Backbone, pairs: Sequence[Pair], needs_target: bool
+    ) -> tuple[list[Pair], list[int]]:
+        """Pairs of the wanted formats that fit the backbone, and their row tokens."""
         bad = BadRecords(self.on_bad_record)
         kept, lengths = [], []
-        for record in records:
+        for record, pictures in pairs:
             if self.formats is not None and record.format not in self.formats:
                 self.dropped["other_format"] += 1
                 continue
@@ -138,9 +187,9 @@ class PreferenceData(LightningDataModule):
                         "no_target", "the attention term needs target and regions; set loss.attention.weight=0"
                     )
                 lengths.append(row_length(backbone, record, pictures))
-                kept.append(record)
+                kept.append((record, pictures))
             except RecordError as error:
                 bad.add(f"record {record.id}", error)
-        bad.finish(len(records))
+        bad.finish(len(pairs))
         self.dropped += bad.counts
         return kept, lengths

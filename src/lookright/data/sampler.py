@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 
 from torch.utils.data import Sampler
 
@@ -13,7 +14,9 @@ class PairBatchSampler(Sampler[list[int]]):
 
     `lengths`: row tokens of each pair. With `max_tokens` a batch takes pairs until the next would pass the
     budget; otherwise it has `batch_size` pairs. Ranks that would have one batch fewer repeat one from the
-    front, so that all step together. `resume_at(n)` leaves out the first n batches of this rank's next epoch.
+    front, so that all step together. The number of batches is the same in every epoch: each draws its pairs
+    anew, or with `max_tokens` the order of batches that are filled once. `resume_at(n)` leaves out the first n
+    batches of this rank's next epoch.
     Raises ConfigError where a single pair is larger than the budget.
     """
 
@@ -41,6 +44,11 @@ class PairBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self._skip = 0
 
+    @property
+    def sampler(self) -> "PairBatchSampler":
+        """Where Lightning looks for `set_epoch`: at the sampler inside a batch sampler, never at that itself."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """The order of an epoch depends on the seed and its number alone; Lightning calls this."""
         self.epoch = epoch
@@ -58,13 +66,26 @@ class PairBatchSampler(Sampler[list[int]]):
 
     def _mine(self) -> list[list[int]]:
         batches = self._batches()
-        batches += batches[: -len(batches) % self.world_size]
+        # cycled, since there may be fewer batches than ranks
+        batches += islice(cycle(batches), -len(batches) % self.world_size)
         return batches[self.rank :: self.world_size]
 
     def _batches(self) -> list[list[int]]:
+        """Batches of all ranks in this epoch."""
         order = list(range(len(self.lengths)))
-        if self.shuffle:
-            random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        if not self.shuffle:
+            return self._filled(order)
+        each_epoch = random.Random(f"{self.seed}/{self.epoch}")
+        if self.max_tokens is None:
+            each_epoch.shuffle(order)
+            return self._filled(order)
+        # filled anew they could be more than Lightning counted in the first epoch, and it would drop the rest
+        random.Random(f"{self.seed}").shuffle(order)
+        batches = self._filled(order)
+        each_epoch.shuffle(batches)
+        return batches
+
+    def _filled(self, order: Sequence[int]) -> list[list[int]]:
         batches: list[list[int]] = []
         num_tokens = 0
         for index in order:

@@ -1,7 +1,7 @@
 """A batch is one padding-free row: prompts with their responses, pictures once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class Example:
     """One prompt with its responses, ready to be packed.
 
     `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L], share of each prompt token that the
-    target region covers, None where the geometry is unknown; `label`: what metrics are grouped under.
+    target region covers, None where the geometry is unknown; `label`: what metrics are grouped under;
+    `keys`: one content key a response (`packed.keys`), only where a reference looks numbers up by them.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Example:
     responses: list[Response]
     coverage: Tensor | None = None
     label: str = ""
+    keys: list[str] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -47,7 +49,7 @@ class PackedBatch:
 
     `input_ids`, `position_ids`: int64[1, T]; `image_mask`: bool[1, T]; `weights`: float32[T, 2], the target's
     coverage and the image mask, for the attention ratio; `has_target`: bool[P]; `first_response`: int64[P],
-    the number of each prompt's first response among all `scored.num_responses`.
+    the number of each prompt's first response among all `scored.num_responses`; `keys`: one a response, or none.
     """
 
     ids: list[str]
@@ -61,6 +63,7 @@ class PackedBatch:
     weights: Tensor
     has_target: Tensor
     first_response: Tensor
+    keys: list[str] = field(default_factory=list)
 
     @property
     def num_prompts(self) -> int:
@@ -89,6 +92,7 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
         weights=torch.stack([coverage, image_mask.float()], dim=1),
         has_target=torch.tensor([example.coverage is not None for example in examples]),
         first_response=counts.cumsum(0) - counts,
+        keys=[key for example in examples for key in example.keys],
     )
 
 

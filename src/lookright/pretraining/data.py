@@ -124,7 +124,10 @@ class PretrainData(LightningDataModule):
         composers = list(self.composers.values())
 
         def makers(split: str, weights: Mapping[str, float], num_questions: int) -> list[PromptMaker]:
-            return [PromptMaker(source, split, composers, weights, num_questions) for source in self.sources]
+            return [
+                PromptMaker(source, split, composers, weights, num_questions, varied=split == "train")
+                for source in self.sources
+            ]
 
         vision = PretrainDataset(
             backbone, makers("train", self.vision_weights, 1), self.labels, self.vision_steps * self.vision_batch, f"vision/{self.seed}"

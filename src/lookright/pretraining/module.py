@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lookright.backbones.base import Backbone
@@ -13,8 +13,13 @@ from lookright.logprobs import sum_by_response, token_logps
 from lookright.packed.batch import PackedBatch
 from lookright.packed.forward import decoder_rows
 from lookright.pretraining.data import VisionBatch
+from lookright.pretraining.muon import Muon
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
+
+MUON_SHARE = 3.0
+"""Muon's learning rate as a multiple of AdamW's."""
+MAX_GRADIENT_NORM = 1.0
 
 
 class PretrainModule(TunedModule):
@@ -43,17 +48,25 @@ class PretrainModule(TunedModule):
         """All of it."""
         return self.model
 
-    def configure_optimizers(self) -> dict:
-        """AdamW, each phase with its own warm-up and decay; matrices decay, vectors do not."""
-        matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
-        vectors = [parameter for parameter in self.parameters() if parameter.ndim < 2]
+    @property
+    def automatic_optimization(self) -> bool:
+        """Two optimisers step together, which Lightning leaves to the module."""
+        return False
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+        """Muon for the matrices of layers and projector, AdamW for the rest; each phase has its own warm-up and decay."""
         options = self.optimization
-        optimizer = AdamW(
-            [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=options.learning_rate,
-            betas=options.betas,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, self._factor), "interval": "step"}}
+        hidden = {
+            id(module.weight)
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and ("layers." in name or "proj" in name)
+        }
+        parameters = list(self.parameters())
+        matrices = [parameter for parameter in parameters if id(parameter) in hidden]
+        others = [parameter for parameter in parameters if id(parameter) not in hidden]
+        muon = Muon(matrices, lr=MUON_SHARE * options.learning_rate, weight_decay=options.weight_decay)
+        adamw = AdamW(others, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
+        return [muon, adamw], [LambdaLR(optimizer, self._factor) for optimizer in (muon, adamw)]
 
     def vision_loss(self, batch: VisionBatch) -> tuple[Tensor, Tensor]:
         """Loss and share of right classes over all labelled tokens."""
@@ -78,8 +91,9 @@ class PretrainModule(TunedModule):
         hits = sum_by_response((logits.argmax(-1) == batch.scored.targets).float(), batch.scored)
         return loss, hits == counts
 
-    def training_step(self, batch: VisionBatch | PackedBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: VisionBatch | PackedBatch, batch_idx: int) -> None:
         """One step of either phase."""
+        del batch_idx
         if isinstance(batch, VisionBatch):
             loss, accuracy = self.vision_loss(batch)
             size = len(batch.pixels)
@@ -89,7 +103,16 @@ class PretrainModule(TunedModule):
             loss, accuracy, size = per_answer.mean(), right.float().mean(), len(per_answer)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log("train/accuracy", accuracy, prog_bar=True, batch_size=size)
-        return loss
+        self._step(loss)
+
+    def _step(self, loss: Tensor) -> None:
+        """Clip over everything, step both optimisers and their schedules."""
+        self.manual_backward(loss)
+        nn.utils.clip_grad_norm_(self.parameters(), MAX_GRADIENT_NORM)
+        for optimizer, schedule in zip(self.optimizers(), self.lr_schedulers(), strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Accuracy per format; each prompt has one question here."""

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageOps
 
 from lookright.errors import RecordError
-from lookright.formats.base import Composed, Composer, lower_first
+from lookright.formats.base import Composed, Composer, OpenPicture, lower_first
 from lookright.formats.companions import CompanionDrawer
 from lookright.sources.base import Source, Split
 from lookright.types import Region, SourceRow
+
+MAX_SHIFT = 0.07
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class PromptMaker:
     """Draws prompts from one split of a source; the same number gives the same prompt.
 
     `weights` are those of the formats, `num_questions` the most asked behind one prefix; companions answer
-    the first question differently in half of the prompts.
+    the first question differently in half of the prompts. `varied` pictures are mirrored and shifted a little.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class PromptMaker:
         composers: Sequence[Composer],
         weights: Mapping[str, float],
         num_questions: int,
+        varied: bool,
     ) -> None:
-        self.source = source
+        self.source, self.varied = source, varied
         self.rows = source.rows(split)
         self.composers = [composer for composer in composers if weights.get(composer.name, 0) > 0]
         self.weights = [weights[composer.name] for composer in self.composers]
@@ -63,12 +66,18 @@ class PromptMaker:
                 break
             except RecordError:
                 continue
-        composed = composer.compose(target, companions, self._open, rng)
+        composed = composer.compose(target, companions, self._opener(rng), rng)
         return self._asked(composer.name, composed, target, rng)
 
     def row_of(self, region: Region) -> SourceRow:
         """The row that a region shows."""
         return self.rows_by_id[region.source]
+
+    def _opener(self, rng: random.Random) -> OpenPicture:
+        """Opens pictures, varied where the maker varies them."""
+        if not self.varied:
+            return self._open
+        return lambda row: varied(self._open(row), rng)
 
     def _open(self, row: SourceRow) -> Image.Image:
         """Pictures are small and few: each is decoded once."""
@@ -102,6 +111,14 @@ class PromptMaker:
         rows = [(place, row) for place in places for row in self.by_picture[self.row_of(composed.regions[place]).picture]]
         rng.shuffle(rows)
         return sorted(rows, key=lambda pair: self.source.question_key(pair[1]) != key)
+
+
+def varied(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """The picture mirrored in half of the draws, and moved by up to `MAX_SHIFT` of its sides around its edges."""
+    if rng.random() < 0.5:
+        picture = ImageOps.mirror(picture)
+    across, down = (round(side * rng.uniform(-MAX_SHIFT, MAX_SHIFT)) for side in picture.size)
+    return ImageChops.offset(picture, across, down)
 
 
 class PictureLabels:

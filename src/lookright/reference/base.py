@@ -1,11 +1,14 @@
 """Policy and reference as one object: who answers for the reference is the only thing that varies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.base import Backbone
@@ -18,8 +21,27 @@ def bare_model(model: nn.Module) -> nn.Module:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+@dataclass(slots=True, kw_only=True)
+class Preparation:
+    """What a reference may use before the first step.
+
+    `loaders` makes loaders over all pairs of this rank, each pair once, with keys; `device` and `context` are
+    what a forward pass of the run uses; `precision` is Lightning's name of it; `num_ranks` prepare at once.
+    """
+
+    loaders: Callable[[], list[DataLoader]]
+    device: torch.device
+    precision: str = "32-true"
+    context: Callable[[], AbstractContextManager] = nullcontext
+    num_ranks: int = 1
+
+
 class Reference(ABC):
     """Gives the reference log-probabilities of a batch."""
+
+    def prepare(self, pair: "ModelPair", preparation: Preparation) -> None:
+        """Called once before the first step, and before a checkpoint is read; here nothing is to be done."""
+        del pair, preparation
 
     @abstractmethod
     def attach(self, pair: "ModelPair") -> None:

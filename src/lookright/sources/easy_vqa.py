@@ -13,14 +13,22 @@ from lookright.types import SourceRow
 
 
 class EasyVqa(Source):
-    """Rows of easy-VQA (MIT licence): 38,575 train and 9,673 test questions on pictures of 64 x 64 pixels."""
+    """Rows of easy-VQA (MIT licence): 38,575 train and 9,673 test questions on pictures of 64 x 64 pixels.
+
+    Without `yes_no` the questions that are answered yes or no are left out: a wrong answer to one is the
+    other answer, whichever picture the model looked at.
+    """
 
     name = "easy_vqa"
+
+    def __init__(self, yes_no: bool = True) -> None:
+        self.yes_no = yes_no
 
     def rows(self, split: Split) -> Sequence[SourceRow]:
         """Questions in the order of the package's file; ids read `easy_vqa/<split>/<picture>-<n-th question of it>`."""
         check_split(split)
-        return _read(self.name, split)
+        rows = _read(self.name, split)
+        return rows if self.yes_no else tuple(row for row in rows if row.answer not in ("yes", "no"))
 
     def open(self, row: SourceRow) -> Image.Image:
         """Picture `<split>/<number>` from the package's folder."""

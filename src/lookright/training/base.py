@@ -29,6 +29,10 @@ class TunedModule(LightningModule):
         """Start of the projector's parameter names in `trained_model`."""
         raise NotImplementedError
 
+    def on_fit_start(self) -> None:
+        """Lightning keeps the mode that it finds, and weights read from disk arrive in evaluation mode."""
+        self.train()
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW and a schedule by step."""
         optimizer, schedule = self.optimization.build(self.trained_model, self.projector_prefix, self.num_steps)

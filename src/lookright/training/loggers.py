@@ -1,32 +1,65 @@
 """Loggers: every run writes metrics.csv; the `logger` group adds another."""
 
+import csv
 from pathlib import Path
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
 
 
+class AppendingWriter(ExperimentWriter):
+    """Goes on below the rows that `metrics.csv` has; Lightning's own would delete them."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.metrics_keys = _header(Path(self.metrics_file_path))
+
+    def _check_log_dir_exists(self) -> None:
+        """Nothing is deleted, so there is nothing to warn of."""
+
+
 class RunCSVLogger(CSVLogger):
-    """`metrics.csv` in the run's own folder; a resumed run appends to what is there."""
+    """`metrics.csv` in the run's own folder, each row on disk at once; a resumed run appends to what is there."""
 
     def __init__(self, folder: str | Path) -> None:
-        super().__init__(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=20)
+        super().__init__(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=1)
 
     @property
-    def experiment(self) -> ExperimentWriter:
-        """The writer, which by itself would delete the rows of an earlier session."""
+    @rank_zero_experiment
+    def experiment(self) -> AppendingWriter:
+        """The writer, made when it is first asked for."""
         if self._experiment is None:
-            path = Path(self.log_dir) / METRICS_FILE
-            earlier = path.read_text() if path.is_file() else ""
-            writer = super().experiment
-            if earlier:
-                path.write_text(earlier)
-                writer.metrics_keys = earlier.splitlines()[0].split(",")
-        return super().experiment
+            self._experiment = AppendingWriter(self.log_dir)
+        return self._experiment
+
+    def forget_from(self, step: int) -> None:
+        """Drop rows of `step` (0-based) and later, which a run that goes on there writes again."""
+        path = Path(self.log_dir) / METRICS_FILE
+        header = _header(path)
+        if not header:
+            return
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=header)
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(path)
 
 
-def with_metrics_file(logger: Logger, folder: Path) -> list[Logger]:
-    """The chosen logger, and the csv logger where that is another one."""
-    return [logger] if isinstance(logger, RunCSVLogger) else [RunCSVLogger(folder), logger]
+def with_metrics_file(logger: Logger | None, folder: Path) -> list[Logger]:
+    """The csv logger first, then the chosen one where that is another."""
+    if isinstance(logger, RunCSVLogger):
+        return [logger]
+    return [RunCSVLogger(folder), *([] if logger is None else [logger])]
+
+
+def _header(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])

@@ -41,9 +41,9 @@ def print_plan(config: DictConfig, backbone: Backbone, data: LightningDataModule
 
 
 def _bytes_per_token(backbone: Backbone, model: torch.nn.Module, config: DictConfig) -> int:
-    """Activations kept for the backward pass: about 16 hidden and 4 MLP widths a layer, or one hidden with checkpointing.
+    """Activations kept for the backward pass: about 16 hidden and 4 MLP widths a layer, or one hidden checkpointed.
 
-    The layer that is recomputed counts once. An estimate from the structure of a gated decoder layer, not a measurement.
+    The layer that is recomputed counts once. An estimate from the structure of a gated decoder layer, not measured.
     """
     text = model.config.get_text_config()
     size = torch.finfo(torch_dtype(config.trainer.model_dtype, "trainer.model_dtype")).bits // 8
@@ -54,10 +54,10 @@ def _bytes_per_token(backbone: Backbone, model: torch.nn.Module, config: DictCon
 
 
 def _show(plan: dict[str, Any]) -> None:
-    gib = 2**30
+    gib, pair, batch = 2**30, plan["tokens_per_pair"], plan["tokens_per_batch"]
     print(f"{plan['examples']} pairs, {plan['held_out']} held out, {plan['optimizer_steps']} optimiser steps")
-    print(f"tokens a pair: {plan['tokens_per_pair']['mean']:.0f} on average, {plan['tokens_per_pair']['largest']} at most")
-    print(f"tokens a batch: {plan['tokens_per_batch']['mean']:.0f} on average, {plan['tokens_per_batch']['largest']} at most")
+    print(f"tokens a pair: {pair['mean']:.0f} on average, {pair['largest']} at most")
+    print(f"tokens a batch: {batch['mean']:.0f} on average, {batch['largest']} at most")
     print(f"parameters: {plan['parameters']:,}, of which {plan['trained_parameters']:,} train")
     parts = ", ".join(f"{name.replace('_', ' ')} {value / gib:.2f} GiB" for name, value in plan["bytes"].items())
     print(f"estimated peak memory: {plan['peak_bytes_estimate'] / gib:.2f} GiB ({parts})")

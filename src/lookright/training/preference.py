@@ -1,5 +1,8 @@
 """Preference tuning as a LightningModule over a policy/reference pair."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,9 @@ from lookright.reference.base import ModelPair
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
 from lookright.training.scores import pair_scores
+
+HeldOut = tuple[str, dict[str, float]]
+"""Format and metrics of one pair."""
 
 
 class PreferenceModule(TunedModule):
@@ -25,6 +31,7 @@ class PreferenceModule(TunedModule):
         super().__init__(optimization, num_steps)
         self.pair = pair
         self.loss = loss
+        self._held_out: dict[str, HeldOut] = {}
         self.ratio_layers = layer_band(pair.backbone.num_layers, loss.attention_layers)
 
     @property
@@ -62,19 +69,32 @@ class PreferenceModule(TunedModule):
         return loss.mean()
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Everything, over all held-out pairs and per format."""
+        """Note everything of every held-out pair."""
         del batch_idx
         loss, metrics = self.losses(batch, read_attention=True)
-        metrics = {"loss": loss.detach()} | metrics
-        for name, values in metrics.items():
-            self._log_present(f"val/{name}", values)
-            for label in sorted(set(batch.labels)):
-                chosen = torch.tensor([x == label for x in batch.labels], device=values.device)
-                if label:
-                    self._log_present(f"val/{label}/{name}", values[chosen])
+        columns = {name: values.tolist() for name, values in ({"loss": loss.detach()} | metrics).items()}
+        for place, (record, label) in enumerate(zip(batch.ids, batch.labels, strict=True)):
+            self._held_out[record] = (label, {name: values[place] for name, values in columns.items()})
 
-    def _log_present(self, name: str, values: Tensor) -> None:
-        """Log the mean of the values that exist, weighted by their number over the epoch."""
-        present = values[~values.isnan()]
-        if len(present):
-            self.log(name, present.mean(), batch_size=len(present), sync_dist=True)
+    def on_validation_epoch_end(self) -> None:
+        """Means over all held-out pairs of all ranks, each pair once, and per format."""
+        parts = [self._held_out]
+        if self.trainer.world_size > 1:
+            parts = [{} for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(parts, self._held_out)
+        for name, value in held_out_means({record: entry for part in parts for record, entry in part.items()}).items():
+            # the ranks agree on names and values already; without sync Lightning would warn
+            self.log(name, value, batch_size=1, sync_dist=True)
+        self._held_out = {}
+
+
+def held_out_means(pairs: Mapping[str, HeldOut]) -> dict[str, float]:
+    """`val/<metric>` and `val/<format>/<metric>`: means of the values that exist (NaN: no target, say)."""
+    values: dict[str, list[float]] = {}
+    for label, metrics in pairs.values():
+        for name, value in metrics.items():
+            if not math.isnan(value):
+                values.setdefault(f"val/{name}", []).append(value)
+                if label:
+                    values.setdefault(f"val/{label}/{name}", []).append(value)
+    return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}

@@ -8,65 +8,136 @@ from typing import Any
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.config.check import check_config
+from lookright.backbones.base import Backbone
+from lookright.config.check import Problems, check_config
+from lookright.config.entry import given_overrides, with_output
 from lookright.errors import ConfigError
 from lookright.runtime import torch_dtype
-from lookright.training.loggers import with_metrics_file
-from lookright.training.optimization import count_steps
+from lookright.training.loggers import METRICS_FILE, RunCSVLogger, with_metrics_file
+from lookright.training.optimization import Optimization, count_steps
 from lookright.training.plan import print_plan
-from lookright.training.tasks import RunParts
+from lookright.training.tasks import RunParts, Task
 from lookright.training.trainer import TrainerSettings
 
 CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 def train(config: DictConfig) -> dict[str, Any]:
     """Train as configured; returns what `summary.json` holds.
 
     Config, records and pictures are checked before weights load. A `resume` run takes its own saved config.
+    Of several processes the first one alone writes.
     """
-    config = _resumed(config) if config.resume is not None else config
+    config = with_output(config) if config.resume is None else _resumed(config)
     check_config(config)
-    folder = Path(config.output)
-    settings: TrainerSettings = instantiate(config.trainer)
+    settings, backbone, data, task = _parts(config)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    backbone = instantiate(config.backbone)
-    data = instantiate(config.data, _convert_="all")
-    task = instantiate(config.task)
+    folder = Path(config.output)
     task.prepare(config, backbone, data)
-    num_batches = len(data.train_dataloader())
-    num_steps = count_steps(num_batches, settings.accumulate_grad_batches, settings.max_epochs, settings.max_steps)
+    loggers = [] if settings.plan else with_metrics_file(_logger(config), folder)
+    trainer = settings.build(
+        folder, loggers, seed=config.seed, has_validation=len(data.val_set) > 0, idle_parameters=task.idle_parameters
+    )
+    _refuse_sweep(trainer)
+    num_steps = _count_steps(settings, data, trainer)
     if settings.plan:
         return print_plan(config, backbone, data, num_steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
+    _open_folder(config, folder, trainer)
     started = time.perf_counter()
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
     dtype = torch_dtype(settings.model_dtype, "trainer.model_dtype")
-    parts = RunParts(config=config, backbone=backbone, data=data, num_steps=num_steps, dtype=dtype)
-    module = task.module(parts)
+    module = task.module(RunParts(config=config, backbone=backbone, data=data, num_steps=num_steps, dtype=dtype))
     if settings.gradient_checkpointing:
         module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer = settings.build(folder, with_metrics_file(instantiate(config.logger), folder), len(data.val_set) > 0)
-    trainer.fit(module, datamodule=data, ckpt_path=_checkpoint(folder) if config.resume is not None else None)
-    summary = _summary(trainer, data, task.save(module, folder), num_steps, time.perf_counter() - started)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    task.before_fit(module, data, trainer)
+    checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    summary = _summary(trainer, data, num_steps, time.perf_counter() - started)
+    if trainer.is_global_zero:
+        summary["weights"] = task.save(module, folder).name
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+        rank_zero_info(f"wrote {folder / summary['weights']}, {folder / METRICS_FILE} and {folder / SUMMARY_FILE}")
     return summary
 
 
-def _summary(trainer: Trainer, data: LightningDataModule, saved: Path, num_steps: int, seconds: float) -> dict[str, Any]:
+def _parts(config: DictConfig) -> tuple[TrainerSettings, Backbone, LightningDataModule, Task]:
+    """What the config names, without weights. Raises ConfigError with the problems of all parts."""
+    problems = Problems()
+    with problems:
+        settings = instantiate(config.trainer)
+    with problems:
+        backbone = instantiate(config.backbone)
+    with problems:
+        data = instantiate(config.data, _convert_="all")
+    with problems:
+        task = instantiate(config.task)
+        task.check(config)
+    with problems:
+        Optimization(**OmegaConf.to_container(config.optimization))
+    problems.finish()
+    return settings, backbone, data, task
+
+
+def _logger(config: DictConfig) -> Logger | None:
+    return None if config.logger is None else instantiate(config.logger)
+
+
+def _refuse_sweep(trainer: Trainer) -> None:
+    """Each process of a distributed run starts the command line again, and with it the whole sweep."""
+    if trainer.world_size == 1 or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    if HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
+        raise ConfigError(
+            f"-m runs its jobs in one process, and trainer.devices={trainer.num_devices} needs more; "
+            "set hydra/launcher=slurm, or run the jobs one by one"
+        )
+
+
+def _count_steps(settings: TrainerSettings, data: LightningDataModule, trainer: Trainer) -> int:
+    """Optimiser steps of the run. The trainer tells the data how many processes share them."""
+    data.trainer = trainer
+    num_batches = len(data.train_dataloader())
+    if len(data.val_set):
+        settings.check_validation(num_batches)
+    return count_steps(num_batches, settings.accumulate_grad_batches, settings.max_epochs, settings.max_steps)
+
+
+def _open_folder(config: DictConfig, folder: Path, trainer: Trainer) -> None:
+    """Save the config, or cut the metrics back to the checkpoint. Raises ConfigError for a folder with another run."""
+    if not trainer.is_global_zero:
+        return
+    if config.resume is not None:
+        step = torch.load(folder / LAST_CHECKPOINT, map_location="meta", weights_only=True, mmap=True)["global_step"]
+        for logger in trainer.loggers:
+            if isinstance(logger, RunCSVLogger):
+                logger.forget_from(step)
+        return
+    if (folder / LAST_CHECKPOINT).exists() or (folder / SUMMARY_FILE).exists():
+        raise ConfigError(
+            f"output={folder} holds a run already; set resume={folder} to go on with it, or another output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
+
+
+def _summary(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
     return {
         "steps": trainer.global_step,
         "planned_steps": num_steps,
         "examples": len(data.train_set),
         "held_out": len(data.val_set),
         "dropped": dict(data.dropped),
-        "weights": saved.name,
         "seconds": round(seconds, 1),
         "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
     }
@@ -75,18 +146,15 @@ def _summary(trainer: Trainer, data: LightningDataModule, saved: Path, num_steps
 def _resumed(config: DictConfig) -> DictConfig:
     """The saved config of the run to go on with. Raises ConfigError where there is none, or for other overrides."""
     folder = Path(config.resume)
-    if not (folder / CONFIG_FILE).is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
+    missing = [str(name) for name in (CONFIG_FILE, LAST_CHECKPOINT) if not (folder / name).is_file()]
+    if missing:
         raise ConfigError(
-            f"resume={folder} holds no {CONFIG_FILE} and checkpoints/last.ckpt; set resume to the folder of a "
-            "train.py run that saved a checkpoint"
+            f"resume={folder} holds no {' and no '.join(missing)}; set resume to the folder of a train.py run that "
+            "saved a checkpoint (every trainer.checkpoint_every steps, or once an epoch)"
         )
-    others = [item for item in HydraConfig.get().overrides.task if not item.lstrip("+").startswith("resume=")]
+    others = [item for item in given_overrides() if not item.lstrip("+").startswith("resume=")]
     if others:
         raise ConfigError(f"resume takes the config of {folder}; remove {', '.join(others)}")
     saved = OmegaConf.load(folder / CONFIG_FILE)
     saved.resume, saved.output = str(folder), str(folder)
     return saved
-
-
-def _checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"

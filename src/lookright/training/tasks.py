@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
+from lookright.config.check import Problems
 from lookright.errors import ConfigError
-from lookright.reference.base import ModelPair
+from lookright.losses.band import layer_band
+from lookright.losses.composite import CompositeLoss
+from lookright.reference.base import ModelPair, Preparation
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
@@ -38,13 +43,24 @@ class RunParts:
 class Task(ABC):
     """One kind of training."""
 
+    idle_parameters = False
+    """Whether some parameters that train may get no gradient from the loss; known once `check` was called."""
+
+    def check(self, config: DictConfig) -> None:
+        """Check what needs neither backbone nor data. Raises ConfigError with every problem."""
+        del config
+
     @abstractmethod
     def prepare(self, config: DictConfig, backbone: Backbone, data: LightningDataModule) -> None:
-        """Check config and data before any weights load."""
+        """Check config and data against the backbone, before any weights load."""
 
     @abstractmethod
     def module(self, parts: RunParts) -> TunedModule:
         """Load or make the weights, and the LightningModule around them."""
+
+    def before_fit(self, module: Any, data: LightningDataModule, trainer: Trainer) -> None:
+        """What has to be computed with the weights as they are loaded; nothing by itself."""
+        del module, data, trainer
 
     @abstractmethod
     def save(self, module: Any, folder: Path) -> Path:
@@ -54,22 +70,61 @@ class Task(ABC):
 class PreferenceTask(Task):
     """Tune a policy on preference pairs."""
 
+    def check(self, config: DictConfig) -> None:
+        """Build loss and tuning, and see that the reference can be built."""
+        problems = Problems()
+        with problems:
+            if config.loss is None:
+                raise ConfigError("task=preference needs a loss; set loss=preference")
+            self.loss: CompositeLoss = instantiate(config.loss, _convert_="all")
+        with problems:
+            self.tuning = instantiate(config.tuning)
+        if problems.ok and self.loss.needs_reference:
+            with problems:
+                if config.reference is None:
+                    raise ConfigError("the loss compares with a reference; set reference=adapter_off, or loss.alpha=0")
+                instantiate(config.reference)
+        problems.finish()
+        # the attention term ends at the highest layer of its band; a tower's last layers may feed nothing
+        only_attention = all(term.needs_attention for _, term in self.loss.terms.values())
+        self.idle_parameters = only_attention or bool(getattr(self.tuning, "train_vision", False))
+
     def prepare(self, config: DictConfig, backbone: Backbone, data: LightningDataModule) -> None:
-        """Build the loss, find its layers and read the records that it needs."""
-        if config.loss is None:
-            raise ConfigError("task=preference needs a loss; set loss=preference")
-        self.loss = instantiate(config.loss, _convert_="all")
+        """Find the loss's layers, try tuning and reference on a model without weights, read the records."""
+        layer_band(backbone.num_layers, self.loss.attention_layers)
+        if config.tuning.get("adapter") is None:
+            with torch.device("meta"):
+                self._pair(config, backbone, backbone.build(weights=False))
         data.prepare(backbone, needs_target=self.loss.needs_attention)
 
     def module(self, parts: RunParts) -> PreferenceModule:
         """Base weights, adapters, reference."""
-        config = parts.config
-        tuning = instantiate(config.tuning)
-        policy = tuning.apply(parts.backbone, parts.backbone.build(dtype=parts.dtype))
-        reference = instantiate(config.reference) if self.loss.needs_reference else None
-        pair = ModelPair(parts.backbone, policy, reference)
-        print(reference.describe() if reference is not None else "reference: none, no active loss term needs one")
+        pair = self._pair(parts.config, parts.backbone, parts.backbone.build(dtype=parts.dtype))
+        none = "reference: none, no active loss term needs one"
+        rank_zero_info(none if pair.reference is None else pair.reference.describe())
         return PreferenceModule(pair, self.loss, parts.optimization, parts.num_steps)
+
+    def _pair(self, config: DictConfig, backbone: Backbone, model: PreTrainedModel) -> ModelPair:
+        policy = self.tuning.apply(backbone, model)
+        return ModelPair(backbone, policy, instantiate(config.reference) if self.loss.needs_reference else None)
+
+    def before_fit(self, module: PreferenceModule, data: LightningDataModule, trainer: Trainer) -> None:
+        """Let the reference prepare, on the run's device and in its precision."""
+        if module.pair.reference is None:
+            return
+        strategy = trainer.strategy
+        # a process that starts the others itself is alone here, and does the work of all
+        environment = getattr(strategy, "cluster_environment", None)
+        alone = environment is None or not environment.creates_processes_externally
+        rank, num_ranks = (0, 1) if alone else (trainer.global_rank, trainer.world_size)
+        preparation = Preparation(
+            loaders=lambda: data.scoring_dataloaders(rank, num_ranks),
+            device=strategy.root_device,
+            precision=str(trainer.precision),
+            context=strategy.precision_plugin.forward_context,
+            num_ranks=num_ranks,
+        )
+        module.pair.reference.prepare(strategy.precision_plugin.convert_module(module).pair, preparation)
 
     def save(self, module: PreferenceModule, folder: Path) -> Path:
         """`adapter/` in PEFT's format, or `model/` after full tuning."""

@@ -1,24 +1,31 @@
 """The `trainer` group: hardware, precision and length of a run."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lookright.errors import ConfigError
-from lookright.runtime import torch_dtype
+from lookright.runtime import DTYPES
+from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
+
 
 @dataclass(slots=True, kw_only=True)
 class TrainerSettings:
     """How a run is trained.
 
-    `model_dtype` is that of the frozen weights, `precision` Lightning's; `batch_pairs` of an optimiser step
-    are reached by `accumulate_grad_batches`; `max_steps` -1 is no bound; `num_threads` for the CPU, null for
-    torch's own choice; `plan` prints what a run would take and loads no weights.
+    `model_dtype` is that of the frozen weights, `precision` Lightning's; an optimiser step takes
+    `accumulate_grad_batches` batches of every device; `max_steps` -1 is no bound; `checkpoint_every` counts
+    optimiser steps, None is once an epoch; `val_check_interval` is a share of an epoch or a number of batches;
+    `num_threads` for the CPU, None for torch's own choice; `plan` prints what a run would take and loads no weights.
     """
 
     accelerator: str = "cpu"
@@ -41,24 +48,55 @@ class TrainerSettings:
     plan: bool = False
 
     def __post_init__(self) -> None:
-        torch_dtype(self.model_dtype, "trainer.model_dtype")
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        if self.model_dtype not in DTYPES:
+            yield f"trainer.model_dtype={self.model_dtype!r}; valid: {', '.join(DTYPES)}"
+        if self.precision not in PRECISIONS:
+            yield f"trainer.precision={self.precision!r}; valid: {', '.join(PRECISIONS)}"
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise ConfigError("trainer.accelerator=gpu but no CUDA device is visible; set trainer=cpu")
-        if self.accumulate_grad_batches < 1:
-            raise ConfigError(f"trainer.accumulate_grad_batches={self.accumulate_grad_batches}; set 1 or more")
+            yield "trainer.accelerator=gpu but no CUDA device is visible; set trainer=cpu"
+        for key in ("accumulate_grad_batches", "checkpoint_every", "log_every_n_steps", "num_threads", "num_nodes"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                yield f"trainer.{key}={value}; set 1 or more"
         if self.max_steps == 0 or self.max_steps < -1 or (self.max_epochs is None and self.max_steps < 0):
-            raise ConfigError(
+            yield (
                 f"trainer.max_steps={self.max_steps}, trainer.max_epochs={self.max_epochs}: nothing bounds the run, "
                 "or nothing trains; set max_steps above 0, or max_epochs"
             )
+        if self.max_epochs is not None and self.max_epochs < 1:
+            yield f"trainer.max_epochs={self.max_epochs}; set 1 or more, or null with max_steps"
 
-    def build(self, folder: Path, logger: Any, has_validation: bool) -> Trainer:
-        """A Lightning Trainer that writes checkpoints below `folder`."""
+    def build(self, folder: Path, logger: Any, *, seed: int, has_validation: bool, idle_parameters: bool) -> Trainer:
+        """A Lightning Trainer that writes checkpoints below `folder`. Raises ConfigError for what Lightning refuses.
+
+        `idle_parameters`: some parameters that train get no gradient from the loss, which DDP must be told.
+        """
+        try:
+            return self._build(folder, logger, seed, has_validation, idle_parameters)
+        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+            raise ConfigError(f"trainer: {error}") from error
+
+    def check_validation(self, num_batches: int) -> None:
+        """Raise ConfigError where no validation would fit an epoch of `num_batches` batches."""
+        value = self.val_check_interval
+        valid = value is None or (0 < value <= 1 if isinstance(value, float) else 1 <= value <= num_batches)
+        if not valid:
+            raise ConfigError(
+                f"trainer.val_check_interval={value}; an epoch has {num_batches} batches: set a whole number of them, "
+                "a share such as 0.5, or null for once an epoch"
+            )
+
+    def _build(self, folder: Path, logger: Any, seed: int, has_validation: bool, idle_parameters: bool) -> Trainer:
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
-            strategy=self._strategy(),
+            strategy=self._strategy(idle_parameters),
             precision=self.precision,
             max_epochs=self.max_epochs,
             max_steps=self.max_steps,
@@ -74,10 +112,10 @@ class TrainerSettings:
             use_distributed_sampler=False,
             default_root_dir=folder,
             logger=logger,
-            callbacks=self._callbacks(folder),
+            callbacks=self._callbacks(folder, seed),
         )
 
-    def _callbacks(self, folder: Path) -> list[Callback]:
+    def _callbacks(self, folder: Path, seed: int) -> list[Callback]:
         checkpoints = ModelCheckpoint(
             dirpath=folder / "checkpoints",
             filename="step={step}",
@@ -86,10 +124,12 @@ class TrainerSettings:
             every_n_train_steps=self.checkpoint_every,
             save_on_train_epoch_end=self.checkpoint_every is None,
         )
-        bar = [TQDMProgressBar()] if self.progress_bar else []
-        return [checkpoints, LearningRateMonitor("step"), *bar]
+        bar = [RunProgressBar()] if self.progress_bar else []
+        return [checkpoints, StepSeed(seed), LearningRate(), *bar]
 
-    def _strategy(self) -> str | Strategy:
+    def _strategy(self, idle_parameters: bool) -> str | Strategy:
+        if self.strategy == "ddp":
+            return DDPStrategy(find_unused_parameters=idle_parameters)
         if self.strategy == "fsdp":
             return FSDPStrategy(use_orig_params=True, sharding_strategy="FULL_SHARD")
         if self.strategy.startswith("deepspeed_stage_"):

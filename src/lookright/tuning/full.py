@@ -4,6 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
+from lookright.errors import ConfigError
 
 
 class FullTuning:
@@ -14,7 +15,12 @@ class FullTuning:
         self.train_vision = train_vision
 
     def apply(self, backbone: Backbone, model: PreTrainedModel) -> nn.Module:
-        """Mark what trains; the model is returned as it is."""
+        """Mark what trains; the model is returned as it is. Raises ConfigError for weights in 4 bits."""
+        if backbone.quantization is not None:
+            raise ConfigError(
+                f"tuning=full cannot train weights in {backbone.quantization}; set tuning=lora, or "
+                "backbone.quantization=null"
+            )
         for name, parameter in model.named_parameters():
             if name.startswith(backbone.projector_prefix):
                 parameter.requires_grad_(self.train_projector)

@@ -1,0 +1,33 @@
+# Every target works in a fresh clone: the environment is made in .venv when it is not there.
+VENV ?= .venv
+PYTHON ?= python3
+BACKBONE ?= tiny_llava
+BIN = $(VENV)/bin
+
+.PHONY: install demo test bench lint
+
+install: $(VENV)/.installed
+
+# torch first: the packages after it then take the build that is there
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "torch>=2.11,<2.14"
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e ".[dev,slurm]"
+	@touch $@
+
+demo:
+	@start=$$(date +%s); $(MAKE) --no-print-directory install && \
+	$(BIN)/python -m lookright.demo --backbone $(BACKBONE) --install-seconds $$(($$(date +%s) - start))
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,0 +1,56 @@
+"""Whether a value of a config fits what a signature says of it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from omegaconf import DictConfig, ListConfig
+
+SEQUENCES = (list, tuple, Sequence, Collection)
+NAMES = {NoneType: "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def misfit(value: Any, annotation: Any) -> str | None:
+    """What should have been there, in words; None where the value fits or the annotation tells nothing.
+
+    Only what a YAML file can say is judged: numbers, text, lists and mappings; objects are built from
+    dictionaries with a `_target_`, which have a signature of their own.
+    """
+    options = _options(annotation)
+    if any(_fits(value, option) for option in options):
+        return None
+    return " or ".join(dict.fromkeys(_words(option) for option in options))
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The members of a union, or the annotation alone."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [option for part in get_args(annotation) for option in _options(part)]
+    return [annotation]
+
+
+def _fits(value: Any, option: Any) -> bool:
+    origin = get_origin(option) or option
+    if origin is Literal:
+        return value in get_args(option)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin in NAMES:
+        return isinstance(value, origin)
+    if origin in SEQUENCES:
+        return isinstance(value, ListConfig)
+    if origin in (dict, Mapping):
+        return isinstance(value, DictConfig) and "_target_" not in value
+    # an object, or no annotation at all
+    return True
+
+
+def _words(option: Any) -> str:
+    origin = get_origin(option) or option
+    if origin is Literal:
+        return ", ".join(map(str, get_args(option)))
+    if origin in NAMES:
+        return NAMES[origin]
+    return "a list" if origin in SEQUENCES else "a mapping"

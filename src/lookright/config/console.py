@@ -1,0 +1,33 @@
+"""What libraries say on the console and a user can do nothing about is left out; all else stays."""
+
+import logging
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+WARNINGS = (
+    # frozen parts are kept in evaluation mode on purpose
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+    # the data module goes on where the checkpoint was taken, which Lightning cannot know
+    r"You're resuming from a checkpoint that ended before the epoch ended",
+    # a resumed run writes on into its own folder
+    r"Checkpoint directory .* exists and is not empty",
+    # calls inside Lightning and transformers
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"`is_gradient_checkpointing` is deprecated",
+)
+INFOS = ("litlogger", "`Trainer(limit_val_batches=", "TPU available")
+
+
+def quiet() -> None:
+    """Call once, before anything runs."""
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_worth_telling)
+    transformers_logging.disable_progress_bar()
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(text in message for text in INFOS)

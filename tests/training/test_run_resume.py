@@ -1,0 +1,77 @@
+"""A run that was killed goes on to exactly the weights and metrics of one that was not."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from lookright.errors import ConfigError
+from lookright.training.preference import PreferenceModule
+from lookright.training.run import train
+
+Compose = Callable[..., DictConfig]
+
+
+class Killed(Exception):
+    """Stands for a signal."""
+
+
+def run_until(monkeypatch: pytest.MonkeyPatch, config: DictConfig, num_batches: int) -> None:
+    """Train and die in the training step after `num_batches`."""
+    step, seen = PreferenceModule.training_step, []
+
+    def dying(self: PreferenceModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if len(seen) == num_batches:
+            raise Killed
+        seen.append(batch_idx)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(PreferenceModule, "training_step", dying)
+        train(config)
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    expected, found = adapter(reference), adapter(folder)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert torch.equal(expected[name], found[name]), (name, (expected[name] - found[name]).abs().max())
+    assert rows(folder) == rows(reference)
+
+
+@pytest.fixture(scope="module")
+def settings(small_run: list[str]) -> list[str]:
+    """Eleven pairs train in six batches, three optimiser steps an epoch."""
+    return [*small_run, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2", "trainer.checkpoint_every=1"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(composed: Compose, settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    summary = train(composed("train", *settings, f"output={folder}"))
+    assert summary["steps"] == summary["planned_steps"] == 6
+    return folder
+
+
+@pytest.mark.parametrize("num_batches", [3, 4, 5, 6, 7, 8, 11])
+def test_resumed_run_is_exact(
+    num_batches: int, composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(monkeypatch, composed("train", *settings, f"output={tmp_path}"), num_batches)
+    assert not (tmp_path / "adapter").exists()
+    train(composed("train", f"resume={tmp_path}"))
+    assert_same_run(tmp_path, unbroken)
