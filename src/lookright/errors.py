@@ -18,3 +18,7 @@ class RecordError(LookRightError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["RecordError"], tuple[str, str]]:
+        """Pickled with both arguments: worker processes send it back."""
+        return type(self), (self.reason, str(self))

@@ -1,6 +1,7 @@
 """Append-only JSON-lines files that survive a kill, and progress that tells rate and remaining time."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,9 @@ class AppendOnly:
     def __enter__(self) -> "AppendOnly":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
 
@@ -47,9 +50,20 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield parse_line(line)
 
 
-def progress(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    """Items as they come, with a bar: done, rate, remaining time."""
-    yield from tqdm(items, total=total, desc=title, dynamic_ncols=True, mininterval=0.5)
+def progress(items: Iterable[Item], total: int, title: str, done: int = 0) -> Iterator[Item]:
+    """Items as they come, with a bar: how many of `total`, `done` of them earlier, rate, remaining time."""
+    yield from tqdm(items, total=total, initial=done, desc=title, dynamic_ncols=True, mininterval=0.5)
+
+
+def write_atomically(path: Path, lines: Iterable[str]) -> None:
+    """Lines into a file that is there whole or not at all, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

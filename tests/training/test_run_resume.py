@@ -10,7 +10,6 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from lookright.errors import ConfigError
 from lookright.training.preference import PreferenceModule
 from lookright.training.run import train
 
@@ -69,7 +68,12 @@ def unbroken(composed: Compose, settings: list[str], tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize("num_batches", [3, 4, 5, 6, 7, 8, 11])
 def test_resumed_run_is_exact(
-    num_batches: int, composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_batches: int,
+    composed: Compose,
+    settings: list[str],
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_until(monkeypatch, composed("train", *settings, f"output={tmp_path}"), num_batches)
     assert not (tmp_path / "adapter").exists()

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -58,20 +59,25 @@ def explain(error: Exception, config_name: str) -> str:
         chain.append(cause)
         cause = cause.__cause__
     text = "\n".join(dict.fromkeys(str(part) for part in chain))
+    if "hydra/launcher/submitit_slurm" in text:
+        return f"{text}\nhydra/launcher=slurm needs the extra [slurm]: pip install 'lookright[slurm]'"
     found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)
     if found is None or ("is not in struct" not in text and "not in '" not in text):
         return text
-    return f"{unknown_key(found[1], _names_beside(found[1], config_name))}\n{text}"
+    return unknown_key(found[1], _names_beside(found[1], config_name))
 
 
 def _names_beside(path: str, config_name: str) -> list[str]:
-    """Keys that the default config has where `path` should lie."""
+    """Keys that the config has where `path` should lie, with the groups that the command line chose."""
     parent = path.rpartition(".")[0]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        config = compose(config_name)
-    holder = OmegaConf.select(config, parent) if parent else config
-    return [str(key) for key in holder] if holder is not None else []
+    chosen = [argument for argument in sys.argv[1:] if re.fullmatch(r"[a-z]+=\w+", argument)]
+    for overrides in (chosen, []):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"), suppress(HydraException):
+            config = compose(config_name, overrides)
+            holder = OmegaConf.select(config, parent) if parent else config
+            return [str(key) for key in holder] if OmegaConf.is_dict(holder) else []
+    return []
 
 
 def _fail(message: str) -> None:

@@ -80,7 +80,6 @@ class InferConfig:
     decode: Any = MISSING
     ratio_layer: int | None = None
     batch_size: int = 16
-    num_workers: int = 0
     num_threads: int | None = None
     device: str = "auto"
     dtype: str = "float32"
@@ -104,3 +103,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "asset", lambda name: str(Path(__file__).parents[1] / "backbones" / "assets" / name), replace=True
     )
+
+
+# a job that a launcher sends elsewhere starts with an import, not with the entry point
+register()

@@ -18,10 +18,10 @@ FOREIGN_PLACEHOLDERS = re.compile(r"<ImageHere>|<img>|<\|image\|>|<\|image_pad\|
 class BadRecords:
     """Collects what is wrong: `error` raises all of it at the end, `skip` counts it under its reason."""
 
-    def __init__(self, mode: OnBadRecord) -> None:
+    def __init__(self, mode: OnBadRecord, key: str = "data.on_bad_record") -> None:
         if mode not in get_args(OnBadRecord):
-            raise ConfigError(f"data.on_bad_record={mode!r}: valid are {', '.join(get_args(OnBadRecord))}")
-        self._mode = mode
+            raise ConfigError(f"{key}={mode!r}: valid are {', '.join(get_args(OnBadRecord))}")
+        self._mode, self._key = mode, key
         self._messages: list[str] = []
         self.counts: Counter[str] = Counter()
 
@@ -36,9 +36,9 @@ class BadRecords:
         total = self.counts.total()
         if not total or (self._mode == "skip" and total < num_records):
             return
-        kind = "data.on_bad_record=error" if self._mode == "error" else "none is left"
+        kind = f"{self._key}=error" if self._mode == "error" else "none is left"
         more = [f"... and {total - MAX_SHOWN} more"] if total > MAX_SHOWN else []
-        remedy = ["Repair them, or set data.on_bad_record=skip to leave them out, counted by reason."]
+        remedy = [f"Repair them, or set {self._key}=skip to leave them out, counted by reason."]
         head = f"{total} of {num_records} records cannot be used ({kind}):"
         raise LookRightError("\n".join([head, *self._messages, *more, *remedy]))
 

@@ -1,5 +1,6 @@
 """Answering a batch of prompts: one prefill, then transformers' own generation on its cache."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise ConfigError(
-                f"decode.sampling: temperature={self.temperature}, top_p={self.top_p}; set both above 0, top_p at most 1"
+                f"decode.sampling: temperature={self.temperature}, top_p={self.top_p}; set both above 0, "
+                "top_p at most 1"
             )
 
 
@@ -57,7 +59,6 @@ class Decoder:
         self.max_new_tokens = max_new_tokens
         self.num_beams = num_beams
         self.sampling = sampling
-        self._num_batches = 0
 
     @torch.no_grad()
     def answer(self, backbone: Backbone, policy: nn.Module, inputs: Sequence[DecoderInput]) -> list[Answer]:
@@ -68,7 +69,7 @@ class Decoder:
         state.cache.crop(-1)
         if self.num_beams > 1:
             state.cache.batch_repeat_interleave(self.num_beams)
-        with self._drawing(), self.looking(backbone, state) as scaling:
+        with self._drawing(state), self.looking(backbone, state) as scaling:
             rows = model.generate(
                 input_ids=state.input_ids,
                 attention_mask=state.attention_mask,
@@ -94,14 +95,15 @@ class Decoder:
         return [{} for _ in range(len(state.input_ids))]
 
     @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Batch number n of a decoder always draws the same, and the caller's generator goes on undisturbed."""
+    def _drawing(self, state: Prefill) -> Iterator[None]:
+        """A batch of prompts always draws the same, whatever came before; the caller's generator is left alone."""
         if self.sampling is None:
             yield
             return
         with torch.random.fork_rng():
-            torch.manual_seed(self.sampling.seed * 1_000_003 + self._num_batches)
-            self._num_batches += 1
+            prompts = hashlib.blake2b(f"{self.sampling.seed}/".encode(), digest_size=7)
+            prompts.update(state.input_ids.cpu().numpy().tobytes())
+            torch.manual_seed(int.from_bytes(prompts.digest(), "big"))
             yield
 
     def _generation_config(self, backbone: Backbone) -> GenerationConfig:

@@ -1,7 +1,7 @@
 """Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +24,21 @@ from lookright.types import Prompt, Size
 
 @dataclass(slots=True, kw_only=True)
 class ScoredAnswer:
-    """An answer with the attention ratio of its own rows, in [0, 1] or None, and its perplexity, >= 1."""
+    """An answer with the attention ratio of its own rows, in [0, 1] or None, and its perplexity, >= 1.
+
+    `noise` is what lay on the pictures, as `TargetNoise.describe` tells it, None where they were clean.
+    """
 
     prompt: Prompt
     answer: Answer
     attention_ratio: float | None
     perplexity: float
+    noise: dict[str, float | str] | None = None
 
     def line(self) -> dict[str, Any]:
         """For answers.jsonl."""
-        return {
+        noise = {} if self.noise is None else {"noise": self.noise}
+        return noise | {
             "id": self.prompt.id,
             "answer": self.answer.text,
             "num_tokens": len(self.answer.token_ids),
@@ -60,7 +65,11 @@ class NoisyPictures:
 
 @dataclass(slots=True, kw_only=True)
 class Answerer:
-    """A model that answers prompts in batches of `batch_size`; `ratio_layer` is 0-based."""
+    """A model that answers prompts in batches of `batch_size`; `ratio_layer` is 0-based.
+
+    The last bits of a number depend on the batch that it was computed in. So a batch of which some answers
+    are `done` is answered as a whole again, and what a killed run goes on to is what it would have been.
+    """
 
     backbone: Backbone
     policy: nn.Module
@@ -69,12 +78,22 @@ class Answerer:
     batch_size: int
     noise: TargetNoise | None = None
 
-    def answer(self, prompts: Iterable[Prompt], pictures: Pictures) -> Iterator[ScoredAnswer]:
-        """Answers in the order of the prompts."""
-        for batch in batches(prompts, self.batch_size):
+    def answer(
+        self, prompts: Iterable[Prompt], pictures: Pictures, done: Collection[str] = frozenset()
+    ) -> Iterator[ScoredAnswer]:
+        """Answers that are not done, in the order of the prompts."""
+        return self.answer_batches(batches(prompts, self.batch_size), pictures, done)
+
+    def answer_batches(
+        self, prompt_batches: Iterable[Sequence[Prompt]], pictures: Pictures, done: Collection[str] = frozenset()
+    ) -> Iterator[ScoredAnswer]:
+        """As `answer`, with batches that the caller made."""
+        for batch in prompt_batches:
+            if all(prompt.id in done for prompt in batch):
+                continue
             questions = [self._question(prompt, pictures) for prompt in batch]
             answers = self.decoder.answer(self.backbone, self.policy, questions)
-            yield from self._scored(batch, questions, answers)
+            yield from (item for item in self._scored(batch, questions, answers) if item.prompt.id not in done)
 
     def _question(self, prompt: Prompt, pictures: Pictures) -> DecoderInput:
         seen = pictures if self.noise is None else NoisyPictures(pictures, prompt, self.noise)
@@ -107,4 +126,5 @@ class Answerer:
                 answer=answer,
                 attention_ratio=None if math.isnan(ratio) else ratio,
                 perplexity=math.exp(-float(output.logps[index]) / int(output.num_tokens[index])),
+                noise=None if self.noise is None else self.noise.describe(prompt),
             )

@@ -3,51 +3,196 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.config.check import check_config
+from lookright.backbones.base import Backbone
+from lookright.config.check import Problems, check_config
+from lookright.config.entry import with_output
+from lookright.data.encode import row_length
 from lookright.data.pictures import PictureFolder
 from lookright.data.records import prompt_from_dict
-from lookright.errors import ConfigError
+from lookright.data.validate import BadRecords
+from lookright.errors import ConfigError, RecordError
+from lookright.formats.base import Composer
 from lookright.formats.companions import CompanionDrawer
 from lookright.generation.answer import Answerer
-from lookright.generation.compose import compose, make_lots
+from lookright.generation.compose import check_counts, compose, make_lots
 from lookright.generation.select import merge_shards, rows, select
 from lookright.generation.workspace import Workspace, open_workspace
-from lookright.losses.band import half_depth
+from lookright.losses.band import one_layer
 from lookright.reports.generation import GenerationReport
 from lookright.runtime import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.selection.pipeline import SelectionPipeline
-from lookright.streams import AppendOnly, progress, read_lines
+from lookright.sources.base import Source
+from lookright.streams import AppendOnly, progress, read_lines, write_atomically
 from lookright.types import Prompt
 
 STAGES = ("compose", "answer", "select")
 
 
 def generate(config: DictConfig) -> dict[str, Any] | None:
-    """Run the stages; returns what `summary.json` holds once selection is done.
+    """Run the stages; returns what `summary.json` holds, None for one shard of several.
 
     With several shards every shard composes and answers its part; `stage=select` then joins them.
     """
+    config = with_output(config)
     check_config(config)
-    stages = _stages(config.stage)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    pipeline = SelectionPipeline(instantiate(config.selection, _convert_="all"), _filters(config))
-    if "answer" in stages:
-        _check_answering(config)
+    run = _Run(config)
     workspace = open_workspace(config)
-    if "compose" in stages:
-        _compose(config, workspace)
-    if "answer" in stages:
-        _answer(config, workspace)
-    if "select" not in stages or (workspace.count > 1 and config.stage == "all"):
+    if "compose" in run.stages:
+        run.compose(workspace)
+    if "answer" in run.stages:
+        run.answer(workspace)
+    if workspace.count > 1 and config.stage != "select":
+        print(f"shard {workspace.index} of {workspace.count} is done; stage=select joins all of them")
         return None
-    return _select(config, workspace, pipeline)
+    summary = run.select(workspace) if "select" in run.stages else _composed_summary(workspace)
+    (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _tell(summary, workspace)
+    return summary
+
+
+class _Run:
+    """What the config names, instantiated and checked as far as the stages need it, without weights.
+
+    Raises ConfigError with all problems at once.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.stages = _stages(config.stage)
+        problems = Problems()
+        with problems:
+            BadRecords(config.on_bad_record, "on_bad_record")
+        if "compose" in self.stages:
+            self._check_composing(problems)
+        if "answer" in self.stages:
+            self._check_answering(problems)
+        if "select" in self.stages:
+            self._check_selecting(problems)
+        problems.finish()
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+
+    def _check_composing(self, problems: Problems) -> None:
+        with problems:
+            self.composers = _composers(self.config)
+        with problems:
+            check_counts(OmegaConf.to_container(self.config, resolve=True)["num_prompts"], self.config.formats)
+        with problems:
+            self.source: Source = instantiate(self.config.source)
+
+    def _check_answering(self, problems: Problems) -> None:
+        config = self.config
+        with problems:
+            self.device = pick_device(config.device)
+        with problems:
+            self.dtype = torch_dtype(config.dtype)
+        with problems:
+            check_adapter(config.adapter)
+        with problems:
+            self.decoder = instantiate(config.decode)
+        with problems:
+            self.noise = None if config.noise is None else instantiate(config.noise)
+        with problems:
+            self.backbone: Backbone = instantiate(config.backbone)
+            self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+
+    def _check_selecting(self, problems: Problems) -> None:
+        config = self.config
+        with problems:
+            filters = [instantiate(node) for node in config.filters.values() if node is not None]
+            self.pipeline = SelectionPipeline(instantiate(config.selection, _convert_="all"), filters)
+            rule = getattr(self.pipeline.selection, "match", None) or self.pipeline.selection
+            if hasattr(rule, "threshold"):
+                unknown = sorted(set(rule.thresholds) - set(config.composers))
+                if unknown:
+                    raise ConfigError(
+                        f"selection.thresholds.{unknown[0]} is no format; valid: {', '.join(config.composers)}"
+                    )
+                for name, count in ((one.name, count) for one in _composers(config) for count in one.mixture):
+                    with problems:
+                        rule.threshold(name, count)
+
+    def compose(self, workspace: Workspace) -> None:
+        """Prompts and pictures of this shard."""
+        config = self.config
+        drawer = CompanionDrawer(self.source, config.split, config.companions, config.shortfall)
+        plain = OmegaConf.to_container(config, resolve=True)
+        lots = make_lots(
+            self.source, config.split, self.composers, drawer, plain["num_prompts"], plain["weights"], config.seed
+        )
+        left_out = dict(sorted(getattr(self.source, "dropped", {}).items()))
+        facts = {"name": self.source.name, "rows": len(self.source.rows(config.split)), "left_out": left_out}
+        if not workspace.source_facts.is_file():
+            write_atomically(workspace.source_facts, [json.dumps(facts) + "\n"])
+        compose(lots, self.source, workspace, config.num_workers, config.on_bad_record)
+
+    def answer(self, workspace: Workspace) -> None:
+        """The model's own answers of this shard."""
+        config = self.config
+        if not workspace.instructions.is_file():
+            raise ConfigError(f"stage=answer: {workspace.instructions} is not there; run stage=compose first")
+        with AppendOnly(workspace.answers) as written, AppendOnly(workspace.skipped) as skipped:
+            pictures = PictureFolder(workspace.folder)
+            num_open = self._check_budget(workspace, pictures, written, skipped)
+            if not num_open:
+                return
+            answerer = Answerer(
+                backbone=self.backbone,
+                policy=load_policy(self.backbone, config.adapter, self.device, self.dtype),
+                decoder=self.decoder,
+                ratio_layer=self.ratio_layer,
+                batch_size=config.batch_size,
+                noise=self.noise,
+            )
+            scored = answerer.answer_batches(_batches(workspace, skipped), pictures, written.done)
+            done = len(written.done)
+            for item in progress(scored, num_open + done, "answer", done):
+                written.add(item.line())
+
+    def _check_budget(
+        self, workspace: Workspace, pictures: PictureFolder, written: AppendOnly, skipped: AppendOnly
+    ) -> int:
+        """Number of prompts that want an answer. Raises LookRightError for those that do not fit the model."""
+        bad = BadRecords(self.config.on_bad_record, "on_bad_record")
+        num_open = num_prompts = 0
+        for line in read_lines(workspace.instructions):
+            num_prompts += 1
+            if line["id"] in written.done or line["id"] in skipped.done:
+                continue
+            try:
+                row_length(self.backbone, prompt_from_dict(line), pictures)
+                num_open += 1
+            except RecordError as error:
+                bad.add(f"prompt {line['id']}", error)
+                if self.config.on_bad_record == "skip":
+                    skipped.add(_skipped_answer(workspace, line, error))
+        bad.finish(num_prompts)
+        return num_open
+
+    def select(self, workspace: Workspace) -> dict[str, Any]:
+        """Pairs, counts and the report."""
+        merge_shards(workspace)
+        tally, decisions = select(workspace, self.pipeline)
+        skipped = _skipped(workspace)
+        report = GenerationReport(
+            workspace.folder,
+            threshold=getattr(self.pipeline.selection, "threshold", None),
+            reasons=self.pipeline.reasons,
+            num_examples=self.config.report_examples,
+        )
+        for prompt, answer in rows(workspace):
+            report.add(prompt, answer["answer"], decisions[prompt.id])
+        for reason, count in skipped.items():
+            report.add_skipped(reason, count)
+        report.write(workspace.folder / "report.html")
+        return tally.summary() | {"skipped": skipped, "source": _source_facts(workspace)}
 
 
 def _stages(stage: str) -> tuple[str, ...]:
@@ -58,79 +203,59 @@ def _stages(stage: str) -> tuple[str, ...]:
     return (stage,)
 
 
-def _filters(config: DictConfig) -> list[Any]:
-    return [instantiate(node) for node in config.filters.values() if node is not None]
-
-
-def _check_answering(config: DictConfig) -> None:
-    """Everything that answering needs and that can be known before any picture is made."""
-    pick_device(config.device)
-    torch_dtype(config.dtype)
-    check_adapter(config.adapter)
-    instantiate(config.decode)
-    instantiate(config.backbone)
-
-
-def _compose(config: DictConfig, workspace: Workspace) -> None:
-    source = instantiate(config.source)
+def _composers(config: DictConfig) -> list[Composer]:
     unknown = sorted(set(config.formats) - set(config.composers))
     if unknown or not config.formats:
         raise ConfigError(f"formats={list(config.formats)}: name some of {', '.join(config.composers)}")
-    composers = [instantiate(config.composers[name], _convert_="all") for name in config.formats]
-    drawer = CompanionDrawer(source, config.split, config.companions, config.shortfall)
-    num_prompts = OmegaConf.to_container(config).get("num_prompts")
-    weights = OmegaConf.to_container(config).get("weights")
-    lots = make_lots(source, config.split, composers, drawer, num_prompts, weights, config.seed)
-    compose(lots, source, workspace, config.num_workers)
+    return [instantiate(config.composers[name], _convert_="all") for name in config.formats]
 
 
-def _answer(config: DictConfig, workspace: Workspace) -> None:
-    if not workspace.instructions.is_file():
-        raise ConfigError(f"stage=answer: {workspace.instructions} is not there; run stage=compose first")
-    with AppendOnly(workspace.answers) as written:
-        open_prompts = [line["id"] for line in read_lines(workspace.instructions) if line["id"] not in written.done]
-        if not open_prompts:
-            return
-        backbone = instantiate(config.backbone)
-        layer = half_depth(backbone.num_layers) if config.ratio_layer is None else config.ratio_layer
-        if not 0 <= layer < backbone.num_layers:
-            raise ConfigError(f"ratio_layer={layer}; this model has layers 0 to {backbone.num_layers - 1}")
-        policy = load_policy(backbone, config.adapter, pick_device(config.device), torch_dtype(config.dtype))
-        answerer = Answerer(
-            backbone=backbone,
-            policy=policy,
-            decoder=instantiate(config.decode),
-            ratio_layer=layer,
-            batch_size=config.batch_size,
-            noise=None if config.noise is None else instantiate(config.noise),
-        )
-        prompts = _unanswered(workspace, written)
-        scored = answerer.answer(prompts, PictureFolder(workspace.folder))
-        for item in progress(scored, len(open_prompts), "answer"):
-            written.add(item.line())
+def _batches(workspace: Workspace, skipped: AppendOnly) -> Iterator[list[Prompt]]:
+    """Prompts in the batches that they are answered in, the same whatever was done and however many shards."""
+    for _, lines in groupby(read_lines(workspace.instructions), key=workspace.batch_of):
+        batch = [prompt_from_dict(line) for line in lines if line["id"] not in skipped.done]
+        if batch:
+            yield batch
 
 
-def _unanswered(workspace: Workspace, written: AppendOnly) -> Iterator[Prompt]:
-    for line in read_lines(workspace.instructions):
-        if line["id"] not in written.done:
-            yield prompt_from_dict(line)
+def _skipped_answer(workspace: Workspace, line: dict[str, Any], error: RecordError) -> dict[str, Any]:
+    lot, number = workspace.place(line)
+    return {
+        "id": line["id"],
+        "stage": "answer",
+        "lot": workspace.lots[lot],
+        "number": number,
+        "reason": error.reason,
+        "message": str(error),
+    }
 
 
-def _select(config: DictConfig, workspace: Workspace, pipeline: SelectionPipeline) -> dict[str, Any]:
-    merge_shards(workspace)
-    tally, decisions = select(workspace, pipeline)
-    skipped = Counter(line["reason"] for line in read_lines(workspace.final("skipped")))
-    summary = tally.summary() | {"skipped": dict(sorted(skipped.items()))}
-    (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    report = GenerationReport(
-        workspace.folder,
-        threshold=getattr(pipeline.selection, "threshold", None),
-        reasons=pipeline.reasons,
-        num_examples=config.report_examples,
-    )
-    for prompt, answer in rows(workspace):
-        report.add(prompt, answer["answer"], decisions[prompt.id])
-    for reason, count in skipped.items():
-        report.add_skipped(reason, count)
-    report.write(workspace.folder / "report.html")
-    return summary
+def _skipped(workspace: Workspace) -> dict[str, int]:
+    reasons = Counter(line["reason"] for line in read_lines(workspace.final("skipped")))
+    return dict(sorted(reasons.items()))
+
+
+def _source_facts(workspace: Workspace) -> dict[str, Any]:
+    return json.loads(workspace.source_facts.read_text())
+
+
+def _composed_summary(workspace: Workspace) -> dict[str, Any]:
+    """Counts of a run that ends before selection."""
+    cells = Counter((line["format"], len(line["regions"])) for line in read_lines(workspace.final("instructions")))
+    answered = workspace.answers.is_file()
+    return {
+        "composed": cells.total(),
+        **({"answered": sum(1 for _ in read_lines(workspace.answers))} if answered else {}),
+        "cells": [{"format": name, "num_images": count, "composed": n} for (name, count), n in sorted(cells.items())],
+        "skipped": _skipped(workspace),
+        "source": _source_facts(workspace),
+    }
+
+
+def _tell(summary: dict[str, Any], workspace: Workspace) -> None:
+    """One line for the console."""
+    counts = ", ".join(f"{summary[key]} {key}" for key in ("composed", "answered", "kept") if key in summary)
+    dropped = {**summary.get("dropped", {}), **summary["skipped"]}
+    reasons = f" (left out: {', '.join(f'{number} {reason}' for reason, number in dropped.items())})" if dropped else ""
+    name = "preferences" if "kept" in summary else "answers" if "answered" in summary else "instructions"
+    print(f"{counts}{reasons}; wrote {workspace.final(name)}")

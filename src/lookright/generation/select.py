@@ -1,10 +1,11 @@
 """Stage select: the model's answers become preference pairs, or are dropped under a reason."""
 
-import os
+import heapq
+import json
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lookright.data.records import prompt_from_dict, to_line
@@ -12,7 +13,7 @@ from lookright.errors import LookRightError
 from lookright.generation.workspace import Workspace
 from lookright.selection.base import Candidate, Decision
 from lookright.selection.pipeline import SelectionPipeline
-from lookright.streams import read_lines
+from lookright.streams import read_lines, write_atomically
 from lookright.types import Preference, Prompt
 
 Row = tuple[Prompt, dict[str, Any]]
@@ -59,21 +60,54 @@ class Tally:
 
 
 def merge_shards(workspace: Workspace) -> None:
-    """Write instructions.jsonl and answers.jsonl from all shards, in the order that one shard alone would write."""
+    """Write the final files from those of all shards, in the order that one shard alone would write.
+
+    Every shard's file is in that order already, so they are merged as streams. Raises LookRightError for a
+    prompt without an answer.
+    """
     if workspace.count == 1:
         return
-    for name in ("instructions", "answers", "skipped"):
-        parts = [list(read_raw(path)) for path in workspace.parts(name)]
-        lines = sorted((line for part in parts for line in part), key=lambda item: item[0])
-        _write_atomically(workspace.final(name), (text for _, text in lines))
+    shards = range(workspace.count)
+    parts = [
+        ((workspace.place(line), shard, line) for line in read_lines(path))
+        for shard, path in zip(shards, workspace.parts("instructions"), strict=True)
+    ]
+    order = array("L")
+
+    def instructions() -> Iterator[str]:
+        for _, shard, line in heapq.merge(*parts, key=lambda item: item[0]):
+            order.append(shard)
+            yield _text(line)
+
+    write_atomically(workspace.final("instructions"), instructions())
+    skipped = [line for path in workspace.parts("skipped") for line in read_lines(path)]
+    skipped.sort(key=lambda line: (line["stage"] != "compose", workspace.lots.index(line["lot"]), line["number"]))
+    write_atomically(workspace.final("skipped"), map(_text, skipped))
+    unanswered = {line["id"] for line in skipped if line["stage"] == "answer"}
+    write_atomically(workspace.final("answers"), _merged_answers(workspace, order, unanswered))
+
+
+def _merged_answers(workspace: Workspace, order: array, unanswered: set[str]) -> Iterator[str]:
+    """Answers in the order of the instructions; `order` is the shard of each."""
+    streams = [read_lines(path) for path in workspace.parts("answers")]
+    for shard, line in zip(order, read_lines(workspace.final("instructions")), strict=True):
+        if line["id"] in unanswered:
+            continue
+        answer = next(streams[shard], None)
+        if answer is None or answer["id"] != line["id"]:
+            raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer of shard {shard} to its end")
+        yield _text(answer)
 
 
 def rows(workspace: Workspace) -> Iterator[Row]:
     """Prompts with their answers, in the order of the prompts. Raises LookRightError where one has no answer."""
     answers = {line["id"]: line for line in read_lines(workspace.final("answers"))}
+    skipped = {line["id"] for line in read_lines(workspace.final("skipped"))}
     for line in read_lines(workspace.final("instructions")):
+        if line["id"] in skipped:
+            continue
         if line["id"] not in answers:
-            raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to the end first")
+            raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to its end first")
         yield prompt_from_dict(line), answers[line["id"]]
 
 
@@ -104,7 +138,7 @@ def select(workspace: Workspace, pipeline: SelectionPipeline) -> tuple[Tally, di
             if decision.keep:
                 yield to_line(_preference(prompt, answer, decision))
 
-    _write_atomically(workspace.final("preferences"), kept())
+    write_atomically(workspace.final("preferences"), kept())
     return tally, decisions
 
 
@@ -124,10 +158,6 @@ def _preference(prompt: Prompt, answer: dict[str, Any], decision: Decision) -> P
     )
 
 
-def _write_atomically(path: Path, lines: Iterator[str]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _text(line: dict[str, Any]) -> str:
+    """As `AppendOnly` writes it."""
+    return json.dumps(line, ensure_ascii=False) + "\n"

@@ -1,5 +1,6 @@
 """The folder of a generation run: which files, whose shard, and that a resumed run is the same run."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,44 @@ from omegaconf import DictConfig, OmegaConf
 from lookright.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
+ONE_LOT = "all"
 COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "shortfall", "seed", "num_prompts")
 ANSWER_KEYS = (*COMPOSE_KEYS, "backbone", "adapter", "decode", "noise", "ratio_layer", "dtype")
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Workspace:
-    """Paths below `folder` for shard `index` of `count`; a single shard writes the final files at once."""
+    """Paths below `folder` for shard `index` of `count`; a single shard writes the final files at once.
+
+    `lots` names the series of prompt numbers; numbers of one answer batch (`batch_size`) stay in one shard, so
+    that every answer is computed in the same batch however many shards there are.
+    """
 
     folder: Path
     index: int = 0
     count: int = 1
+    batch_size: int = 1
+    lots: tuple[str, ...] = (ONE_LOT,)
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.index < self.count:
             raise ConfigError(f"shard.index={self.index}, shard.count={self.count}: an index is 0 to count - 1")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size}; set 1 or more")
+
+    def numbers(self, total: int) -> Iterator[int]:
+        """Numbers below `total` that are this shard's."""
+        return (number for number in range(total) if number // self.batch_size % self.count == self.index)
+
+    def place(self, line: Mapping[str, Any]) -> tuple[int, int]:
+        """Number of the lot and number within it, of a line of instructions.jsonl: the order of the final files."""
+        name = ONE_LOT if self.lots == (ONE_LOT,) else line["format"]
+        return self.lots.index(name), line["provenance"]["number"]
+
+    def batch_of(self, line: Mapping[str, Any]) -> tuple[int, int]:
+        """What the lines of one answer batch share."""
+        lot, number = self.place(line)
+        return lot, number // self.batch_size
 
     @property
     def instructions(self) -> Path:
@@ -37,8 +61,13 @@ class Workspace:
 
     @property
     def skipped(self) -> Path:
-        """Prompt numbers of this shard that no prompt came of, with their reasons."""
+        """Prompt numbers of this shard that no prompt came of, and prompts that get no answer, with their reasons."""
         return self._part("skipped", self.index)
+
+    @property
+    def source_facts(self) -> Path:
+        """What the source held and left out; every shard writes the same."""
+        return self.folder / "source.json"
 
     def parts(self, name: str) -> list[Path]:
         """The files `name` of all shards. Raises ConfigError naming those that are not there."""
@@ -60,7 +89,14 @@ class Workspace:
 
 def open_workspace(config: DictConfig) -> Workspace:
     """The workspace of a config; raises ConfigError where the folder holds another run."""
-    workspace = Workspace(folder=Path(config.output), index=config.shard.index, count=config.shard.count)
+    lots = tuple(config.num_prompts) if OmegaConf.is_dict(config.num_prompts) else (ONE_LOT,)
+    workspace = Workspace(
+        folder=Path(config.output),
+        index=config.shard.index,
+        count=config.shard.count,
+        batch_size=config.batch_size,
+        lots=lots,
+    )
     saved_path = workspace.folder / CONFIG_FILE
     workspace.folder.mkdir(parents=True, exist_ok=True)
     if not saved_path.is_file():
@@ -68,13 +104,16 @@ def open_workspace(config: DictConfig) -> Workspace:
         return workspace
     if not config.resume and workspace.instructions.is_file():
         raise ConfigError(
-            f"output={workspace.folder} holds a run already and resume=false; set resume=true to go on, or another output"
+            f"output={workspace.folder} holds a run already and resume=false; set resume=true to go on, "
+            "or another output"
         )
     saved = OmegaConf.load(saved_path)
     answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
     changed = [key for key in (ANSWER_KEYS if answered else COMPOSE_KEYS) if _plain(saved, key) != _plain(config, key)]
     if saved.shard.count != config.shard.count:
         changed.append("shard.count")
+    elif config.shard.count > 1 and saved.batch_size != config.batch_size:
+        changed.append("batch_size")
     if changed:
         shown = "; ".join(f"{key} was {_plain(saved, key)}, is {_plain(config, key)}" for key in changed)
         raise ConfigError(

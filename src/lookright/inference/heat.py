@@ -17,7 +17,7 @@ PictureHeat = list[tuple[Box, float]]
 
 @torch.no_grad()
 def attention_heat(answerer: Answerer, prompt: Prompt, answer: str, pictures: Pictures) -> list[PictureHeat]:
-    """For each picture, (pixel rectangle, attention) of its tokens: mean over heads and answer rows at the ratio's layer."""
+    """For each picture, (pixel rectangle, attention) of its tokens: mean over heads and answer rows, at one layer."""
     backbone, model = answerer.backbone, bare_model(answerer.policy)
     example = encode_answer(backbone, prompt, backbone.encode_response(answer).tolist(), pictures)
     batch = move(pack([example]), next(model.parameters()).device)

@@ -1,6 +1,7 @@
 """`infer.py` from a composed config to predictions, metrics and a report."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.config.check import check_config
+from lookright.config.check import Problems, check_config
+from lookright.config.entry import given_overrides, with_output
 from lookright.data.pictures import Pictures
 from lookright.errors import ConfigError, LookRightError
 from lookright.generation.answer import Answerer, ScoredAnswer
@@ -19,7 +21,7 @@ from lookright.inference.heat import attention_heat
 from lookright.inference.matching import is_correct
 from lookright.inference.metrics import Metrics
 from lookright.inference.questions import Questions
-from lookright.losses.band import half_depth
+from lookright.losses.band import one_layer
 from lookright.reports.inference import InferenceExample, InferenceReport
 from lookright.runtime import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.streams import AppendOnly, progress, read_lines
@@ -32,46 +34,89 @@ def infer(config: DictConfig) -> dict[str, Any]:
     `run` names a training run, whose backbone and adapter are taken; `adapter` an adapter folder; with
     neither the base model answers. Predictions are appended as they come, so a killed run goes on.
     """
-    config = _with_run(config)
+    config = _with_run(with_output(config))
     check_config(config)
-    check_adapter(config.adapter)
-    device, dtype = pick_device(config.device), torch_dtype(config.dtype)
+    parts = _Parts(config)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    backbone = instantiate(config.backbone)
-    questions: Questions = instantiate(config.data, _convert_="all")
-    questions.prepare(backbone)
-    layer = half_depth(backbone.num_layers) if config.ratio_layer is None else config.ratio_layer
-    if not 0 <= layer < backbone.num_layers:
-        raise ConfigError(f"ratio_layer={layer}; this model has layers 0 to {backbone.num_layers - 1}")
+    parts.questions.prepare(parts.backbone)
     folder = _open_output(config)
     answerer = Answerer(
-        backbone=backbone,
-        policy=load_policy(backbone, config.adapter, device, dtype),
-        decoder=instantiate(config.decode),
-        ratio_layer=layer,
+        backbone=parts.backbone,
+        policy=load_policy(parts.backbone, config.adapter, parts.device, parts.dtype),
+        decoder=parts.decoder,
+        ratio_layer=parts.ratio_layer,
         batch_size=config.batch_size,
     )
-    _predict(answerer, questions, folder)
-    return _report(answerer, questions, folder, config.overlays)
+    _predict(answerer, parts.questions, folder)
+    result = _report(answerer, parts.questions, folder, config.overlays)
+    print(_headline(result))
+    print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
+    return result
+
+
+class _Parts:
+    """What the config names, without weights. Raises ConfigError with all problems at once."""
+
+    def __init__(self, config: DictConfig) -> None:
+        problems = Problems()
+        with problems:
+            self.device = pick_device(config.device)
+        with problems:
+            self.dtype = torch_dtype(config.dtype)
+        with problems:
+            check_adapter(config.adapter)
+        with problems:
+            if config.batch_size < 1 or config.overlays < 0:
+                raise ConfigError(
+                    f"batch_size={config.batch_size}, overlays={config.overlays}; set 1 or more, and 0 or more"
+                )
+        with problems:
+            self.decoder = instantiate(config.decode)
+        with problems:
+            self.questions: Questions = instantiate(config.data, _convert_="all")
+        with problems:
+            self.backbone = instantiate(config.backbone)
+            self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+        problems.finish()
+
+
+def _headline(result: dict[str, Any]) -> str:
+    """Accuracies for the console."""
+    parts = [
+        f"{name} {entry['value']:.1f} % [{entry['low']:.1f}, {entry['high']:.1f}] of {entry['num_questions']}"
+        for name, entry in result["accuracy"].items()
+    ]
+    return "accuracy: " + ", ".join(parts)
 
 
 def _with_run(config: DictConfig) -> DictConfig:
-    """Fill in backbone, adapter and output from the training run. Raises ConfigError for a folder that is none."""
+    """Fill in backbone and adapter from the training run. Raises ConfigError for a folder that is none."""
     if config.run is None:
         return config
     if config.adapter is not None:
         raise ConfigError(f"run={config.run} and adapter={config.adapter} are both set; remove one")
-    saved_path = Path(config.run) / "config.yaml"
-    if not saved_path.is_file():
+    own = [item for item in given_overrides() if re.match(r"[+~]*backbone\b", item)]
+    if own:
+        raise ConfigError(
+            f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
+        )
+    folder = Path(config.run)
+    if not (folder / "config.yaml").is_file():
         raise ConfigError(f"run={config.run} holds no config.yaml; set run to the folder of a train.py run")
-    config.backbone = OmegaConf.load(saved_path).backbone
-    if (Path(config.run) / "adapter").is_dir():
-        config.adapter = str(Path(config.run) / "adapter")
-    elif (Path(config.run) / "model").is_dir():
-        config.backbone.path = str(Path(config.run) / "model")
+    config.backbone = OmegaConf.load(folder / "config.yaml").backbone
+    if (folder / "adapter").is_dir():
+        config.adapter = str(folder / "adapter")
+    elif not (folder / "model").is_dir():
+        raise ConfigError(
+            f"run={config.run} has neither adapter/ nor model/: it did not end; run train.py resume={config.run} first"
+        )
+    elif "path" not in config.backbone:
+        raise ConfigError(
+            f"run={config.run} made its backbone itself; set backbone.path={folder / 'model'} instead of run"
+        )
     else:
-        raise ConfigError(f"run={config.run} has neither adapter/ nor model/: it did not end; resume it first")
+        config.backbone.path = str(folder / "model")
     return config
 
 
@@ -83,12 +128,18 @@ def _open_output(config: DictConfig) -> Path:
     plain = OmegaConf.to_container(config, resolve=True)
     path = folder / "config.yaml"
     if path.is_file() and (folder / "predictions.jsonl").is_file():
+        weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
+        if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
+            raise ConfigError(
+                f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
+            )
         saved = OmegaConf.to_container(OmegaConf.load(path))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
         if changed:
             raise ConfigError(
                 f"output={folder} holds predictions of another config ({', '.join(changed)} differ); set another output"
             )
+        return folder
     OmegaConf.save(config, path, resolve=True)
     return folder
 
@@ -96,8 +147,9 @@ def _open_output(config: DictConfig) -> Path:
 def _predict(answerer: Answerer, questions: Questions, folder: Path) -> None:
     with AppendOnly(folder / "predictions.jsonl") as written:
         for pictures, prompts in questions.groups():
-            missing = [prompt for prompt in prompts if prompt.id not in written.done]
-            for item in progress(answerer.answer(missing, pictures), len(missing), "answer"):
+            done = sum(prompt.id in written.done for prompt in prompts)
+            answers = answerer.answer(prompts, pictures, written.done)
+            for item in progress(answers, len(prompts), "answer", done):
                 written.add(prediction_line(item))
 
 

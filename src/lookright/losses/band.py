@@ -13,6 +13,15 @@ def half_depth(num_layers: int) -> int:
     return num_layers // 2
 
 
+def one_layer(num_layers: int, layer: int | None, *, key: str = "ratio_layer") -> int:
+    """A layer number, 0-based; None is half depth. Raises ConfigError naming `key` for one that is not there."""
+    if layer is None:
+        return half_depth(num_layers)
+    if not 0 <= layer < num_layers:
+        raise ConfigError(f"{key}={layer}; this model has layers 0 to {num_layers - 1}")
+    return layer
+
+
 def layer_band(
     num_layers: int, layers: Sequence[int] | Sequence[float] | None = None, *, key: str = "loss.attention.layers"
 ) -> list[int]:

@@ -1,4 +1,4 @@
-"""Batches for pretraining: first pictures with a class for every token, then prompts with several questions."""
+"""Batches for pretraining: pictures with a class for every token, or prompts with several questions."""
 
 import random
 from collections import Counter
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from lookright.backbones.base import Backbone, TokenMap
-from lookright.errors import ConfigError
 from lookright.formats.base import Composer
 from lookright.packed.batch import Example, PackedBatch, Response, pack
+from lookright.pretraining.phases import Phase
 from lookright.pretraining.prompts import AskedPrompt, PictureLabels, PromptMaker
-from lookright.sources.base import Source
+from lookright.sources.base import Source, Split
 from lookright.types import Region
 
 MIN_COVERAGE = 0.3
@@ -30,8 +30,8 @@ class VisionBatch:
     labels: Tensor
 
 
-class PretrainDataset(Dataset):
-    """Item number n depends on the seed and n alone: vision items first, then prompts."""
+class PhaseDataset(Dataset):
+    """Item number n of a phase depends on the seed and n alone."""
 
     def __init__(
         self, backbone: Backbone, makers: Sequence[PromptMaker], labels: PictureLabels | None, length: int, seed: str
@@ -46,9 +46,7 @@ class PretrainDataset(Dataset):
         rng = random.Random(f"{self.seed}/{number}")
         maker = rng.choice(self.makers)
         prompt = maker.make(rng)
-        if self.labels is not None:
-            return self._pictures(maker, prompt)
-        return self._example(prompt, number)
+        return self._example(prompt, number) if self.labels is None else self._pictures(maker, prompt)
 
     def _pictures(self, maker: PromptMaker, prompt: AskedPrompt) -> tuple[list[Tensor], Tensor]:
         count = len(prompt.pictures)
@@ -84,95 +82,63 @@ class PretrainDataset(Dataset):
 
 
 class PretrainData(LightningDataModule):
-    """`vision_steps` batches of `vision_batch` prompts' pictures, then `language_steps` of `batch_size` prompts.
+    """Phases one after the other, on prompts composed on the fly from the training splits.
 
-    `weights` and `vision_weights` are those of the formats; `label_groups` are lists of answers that exclude
-    each other; `num_questions` are asked behind each prefix at most; `val_prompts` of every format come from
-    the test split, one question each.
+    `label_groups` are lists of answers that exclude each other; `val_prompts` of every format come from the
+    test splits, one question each.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
         composers: Mapping[str, Composer],
-        weights: Mapping[str, float],
-        vision_weights: Mapping[str, float],
+        phases: Sequence[Phase],
         label_groups: Sequence[Sequence[str]],
-        vision_steps: int,
-        language_steps: int,
-        vision_batch: int = 64,
-        batch_size: int = 24,
-        num_questions: int = 6,
         val_prompts: int = 100,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(vision_batch, batch_size, num_questions, language_steps) < 1 or vision_steps < 0:
-            raise ConfigError("data: batch sizes, num_questions and language_steps must be 1 or more, vision_steps 0 or more")
         self.sources, self.composers = list(sources), dict(composers)
-        self.weights, self.vision_weights = dict(weights), dict(vision_weights)
+        self.phases = list(phases)
         self.labels = PictureLabels(label_groups)
-        self.vision_steps, self.language_steps = vision_steps, language_steps
-        self.vision_batch, self.batch_size = vision_batch, batch_size
-        self.num_questions, self.val_prompts = num_questions, val_prompts
-        self.num_workers, self.seed = num_workers, seed
+        self.val_prompts, self.num_workers, self.seed = val_prompts, num_workers, seed
         self.dropped: Counter[str] = Counter()
 
     def prepare(self, backbone: Backbone) -> None:
         """Index the sources."""
-        composers = list(self.composers.values())
-
-        def makers(split: str, weights: Mapping[str, float], num_questions: int) -> list[PromptMaker]:
-            return [
-                PromptMaker(source, split, composers, weights, num_questions, varied=split == "train")
-                for source in self.sources
-            ]
-
-        vision = PretrainDataset(
-            backbone, makers("train", self.vision_weights, 1), self.labels, self.vision_steps * self.vision_batch, f"vision/{self.seed}"
-        )
-        language = PretrainDataset(
-            backbone, makers("train", self.weights, self.num_questions), None, self.language_steps * self.batch_size, f"language/{self.seed}"
-        )
-        self.train_set = _Joined(vision, language)
-        even = dict.fromkeys(self.composers, 1.0)
-        self.val_set = PretrainDataset(
-            backbone, makers("test", even, 1), None, self.val_prompts * len(self.composers), "val"
+        parts = [
+            PhaseDataset(
+                backbone,
+                self._makers("train", phase),
+                self.labels if phase.kind == "vision" else None,
+                phase.num_items,
+                f"phase{number}/{self.seed}",
+            )
+            for number, phase in enumerate(self.phases)
+        ]
+        self.train_set = ConcatDataset(parts)
+        asked = Phase(kind="language", steps=1, batch_size=1, weights=dict.fromkeys(self.composers, 1.0), num_questions=1)
+        self.val_set = PhaseDataset(
+            backbone, self._makers("test", asked), None, self.val_prompts * len(self.composers), "val"
         )
 
     def train_dataloader(self) -> DataLoader:
-        """In order: vision batches, then language batches; a single epoch."""
-        vision = [
-            list(range(start, start + self.vision_batch))
-            for start in range(0, self.vision_steps * self.vision_batch, self.vision_batch)
-        ]
-        first = self.vision_steps * self.vision_batch
-        language = [
-            list(range(first + step * self.batch_size, first + (step + 1) * self.batch_size))
-            for step in range(self.language_steps)
-        ]
-        return DataLoader(
-            self.train_set, batch_sampler=vision + language, collate_fn=collate, num_workers=self.num_workers
-        )
+        """Batches in the order of the phases; a single epoch."""
+        batches, first = [], 0
+        for phase in self.phases:
+            starts = range(first, first + phase.num_items, phase.batch_size)
+            batches += [list(range(start, start + phase.batch_size)) for start in starts]
+            first += phase.num_items
+        return DataLoader(self.train_set, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         """Test-split prompts of all formats."""
         return DataLoader(self.val_set, batch_size=16, collate_fn=collate)
 
-
-class _Joined(Dataset):
-    """Vision items, then language items."""
-
-    def __init__(self, vision: PretrainDataset, language: PretrainDataset) -> None:
-        self.vision, self.language = vision, language
-
-    def __len__(self) -> int:
-        return len(self.vision) + len(self.language)
-
-    def __getitem__(self, number: int) -> Example | tuple[list[Tensor], Tensor]:
-        past = number - len(self.vision)
-        return self.vision[number] if past < 0 else self.language[past]
+    def _makers(self, split: Split, phase: Phase) -> list[PromptMaker]:
+        composers = list(self.composers.values())
+        return [PromptMaker(source, split, composers, phase, varied=split == "train") for source in self.sources]
 
 
 def collate(items: Sequence[Example | tuple[list[Tensor], Tensor]]) -> PackedBatch | VisionBatch:

@@ -1,6 +1,7 @@
-"""Pretraining as a LightningModule: the tower learns what a token shows, then the whole learns to answer."""
+"""Pretraining as a LightningModule: the tower learns what a token shows, then the decoder learns to answer."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from lookright.packed.batch import PackedBatch
 from lookright.packed.forward import decoder_rows
 from lookright.pretraining.data import VisionBatch
 from lookright.pretraining.muon import Muon
+from lookright.pretraining.phases import Phase
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
 
@@ -23,7 +25,7 @@ MAX_GRADIENT_NORM = 1.0
 
 
 class PretrainModule(TunedModule):
-    """Two phases of one run, told apart by their batches.
+    """Phases of two kinds in one run, told apart by their batches.
 
     Vision: cross-entropy of a linear head on every projected picture token, over the groups of classes.
     Language: mean negative log-likelihood per answer token, then over answers; the tower rests.
@@ -35,9 +37,9 @@ class PretrainModule(TunedModule):
         model: nn.Module,
         group_sizes: list[int],
         optimization: Optimization,
-        phases: tuple[int, int],
+        phases: Sequence[Phase],
     ) -> None:
-        super().__init__(optimization, sum(phases))
+        super().__init__(optimization, sum(phase.steps for phase in phases))
         self.backbone, self.model = backbone, model
         self.group_sizes, self.phases = group_sizes, phases
         width = model.config.get_text_config().hidden_size
@@ -82,8 +84,7 @@ class PretrainModule(TunedModule):
 
     def answers(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Loss in nats per token and whether greedy decoding would give the answer: float[R], bool[R]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled()):
-            features = self.backbone.encode_images(self.model, batch.pixels)
+        features = self.backbone.encode_images(self.model, batch.pixels)
         rows = decoder_rows(self.backbone, self.model, batch, features)
         logits = self.model.get_output_embeddings()(rows[batch.scored.rows])
         counts = batch.scored.counts()
@@ -131,9 +132,15 @@ class PretrainModule(TunedModule):
 
     def _factor(self, step: int) -> float:
         """Share of the peak rate: warm-up and cosine decay to a tenth, in each phase for itself."""
-        vision, language = self.phases
-        place, length = (step, vision) if step < vision else (step - vision, language)
-        warmup = max(1, math.ceil(self.optimization.warmup * length))
+        place = step
+        for phase in self.phases:
+            if place < phase.steps:
+                break
+            place -= phase.steps
+        else:
+            place = phase.steps
+        warmup = max(1, math.ceil(self.optimization.warmup * phase.steps))
         if place < warmup:
-            return (place + 1) / warmup
-        return 0.1 + 0.45 * (1.0 + math.cos(math.pi * min(1.0, (place - warmup) / max(1, length - warmup))))
+            return phase.rate * (place + 1) / warmup
+        progress = min(1.0, (place - warmup) / max(1, phase.steps - warmup))
+        return phase.rate * (0.1 + 0.45 * (1.0 + math.cos(math.pi * progress)))

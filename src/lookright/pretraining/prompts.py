@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from PIL import Image, ImageChops, ImageOps
 from lookright.errors import RecordError
 from lookright.formats.base import Composed, Composer, OpenPicture, lower_first
 from lookright.formats.companions import CompanionDrawer
+from lookright.pretraining.phases import Phase
 from lookright.sources.base import Source, Split
 from lookright.types import Region, SourceRow
 
@@ -29,30 +30,24 @@ class AskedPrompt:
 
 
 class PromptMaker:
-    """Draws prompts from one split of a source; the same number gives the same prompt.
+    """Draws prompts of a phase from one split of a source; the same generator gives the same prompt.
 
-    `weights` are those of the formats, `num_questions` the most asked behind one prefix; companions answer
-    the first question differently in half of the prompts. `varied` pictures are mirrored and shifted a little.
+    Companions answer the first question differently in half of the prompts. `varied` pictures are mirrored
+    and shifted a little.
     """
 
     def __init__(
-        self,
-        source: Source,
-        split: Split,
-        composers: Sequence[Composer],
-        weights: Mapping[str, float],
-        num_questions: int,
-        varied: bool,
+        self, source: Source, split: Split, composers: Sequence[Composer], phase: Phase, varied: bool
     ) -> None:
         self.source, self.varied = source, varied
-        self.rows = source.rows(split)
-        self.composers = [composer for composer in composers if weights.get(composer.name, 0) > 0]
-        self.weights = [weights[composer.name] for composer in self.composers]
-        self.num_questions = num_questions
+        self.rows = [row for row in source.rows(split) if phase.yes_no or row.answer not in ("yes", "no")]
+        self.composers = [composer for composer in composers if phase.weights.get(composer.name, 0) > 0]
+        self.weights = [phase.weights[composer.name] for composer in self.composers]
+        self.num_questions = phase.num_questions
         self.by_picture: dict[str, list[SourceRow]] = defaultdict(list)
         for row in self.rows:
             self.by_picture[row.picture].append(row)
-        self.rows_by_id = {row.id: row for row in self.rows}
+        self.rows_by_id = {row.id: row for row in source.rows(split)}
         self.drawers = [CompanionDrawer(source, split, rule, "fill") for rule in ("random", "same_question")]
         self._opened: dict[str, Image.Image] = {}
 

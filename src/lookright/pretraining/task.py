@@ -13,7 +13,7 @@ from lookright.training.tasks import RunParts, Task
 
 
 class PretrainTask(Task):
-    """Fresh weights, a vision phase and a language phase."""
+    """Fresh weights, trained phase by phase."""
 
     def prepare(self, config: DictConfig, backbone: Backbone, data: LightningDataModule) -> None:
         """Refuse what pretraining has no use for, and index the sources."""
@@ -25,8 +25,7 @@ class PretrainTask(Task):
         """The model, drawn anew."""
         model = parts.backbone.build(weights=False, dtype=parts.dtype)
         initialise(model, parts.backbone.num_layers)
-        phases = (parts.data.vision_steps, parts.data.language_steps)
-        return PretrainModule(parts.backbone, model, parts.data.labels.sizes, parts.optimization, phases)
+        return PretrainModule(parts.backbone, model, parts.data.labels.sizes, parts.optimization, parts.data.phases)
 
     def save(self, module: PretrainModule, folder: Path) -> Path:
         """`model/`, a folder that `backbone.path` takes."""

@@ -39,6 +39,9 @@ class Preparation:
 class Reference(ABC):
     """Gives the reference log-probabilities of a batch."""
 
+    copies_policy = False
+    """Whether this kind holds a second model in memory."""
+
     def prepare(self, pair: "ModelPair", preparation: Preparation) -> None:
         """Called once before the first step, and before a checkpoint is read; here nothing is to be done."""
         del pair, preparation

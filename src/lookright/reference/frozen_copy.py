@@ -16,6 +16,8 @@ class FrozenCopy(Reference):
     The copy has its own vision tower and projector, since the policy's may train.
     """
 
+    copies_policy = True
+
     def __init__(self) -> None:
         # in a list, so that the copy is no submodule: it is neither trained, saved nor counted
         self._copy: list[nn.Module] = []

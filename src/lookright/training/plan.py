@@ -3,54 +3,50 @@
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning import LightningDataModule
 from omegaconf import DictConfig
 
 from lookright.backbones.base import Backbone
+from lookright.packed.batch import pack
 from lookright.runtime import torch_dtype
+from lookright.training.memory import StepSettings, compute_bytes, peak_memory
 
 
 def print_plan(config: DictConfig, backbone: Backbone, data: LightningDataModule, num_steps: int) -> dict[str, Any]:
     """Print and return the plan of a run; sizes in bytes."""
+    dtype = torch_dtype(config.trainer.model_dtype, "trainer.model_dtype")
     with torch.device("meta"):
-        model = backbone.build(weights=False, dtype=torch_dtype(config.trainer.model_dtype, "trainer.model_dtype"))
+        model = backbone.build(weights=False, dtype=dtype)
         policy = instantiate(config.tuning).apply(backbone, model)
-    total = sum(parameter.numel() for parameter in policy.parameters())
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    num_trained = sum(parameter.numel() for parameter in trained)
-    held = sum(parameter.numel() * parameter.element_size() for parameter in policy.parameters())
-    # gradient and AdamW's two moments for each parameter that trains
-    optimizer = sum(3 * parameter.numel() * parameter.element_size() for parameter in trained)
     lengths = data.train_sampler.lengths
     batches = [sum(lengths[index] for index in batch) for batch in data.train_sampler]
-    activations = max(batches) * _bytes_per_token(backbone, model, config)
+    largest = max(data.train_sampler, key=lambda batch: sum(lengths[index] for index in batch))
+    batch = pack([data.train_set[index] for index in largest])
+    parts = peak_memory(backbone, policy, model, batch, _settings(config, dtype))
     plan = {
         "examples": len(data.train_set),
         "held_out": len(data.val_set),
         "optimizer_steps": num_steps,
         "tokens_per_pair": {"mean": sum(lengths) / len(lengths), "largest": max(lengths)},
         "tokens_per_batch": {"mean": sum(batches) / len(batches), "largest": max(batches)},
-        "parameters": total,
-        "trained_parameters": num_trained,
-        "bytes": {"weights": held, "gradients_and_optimizer": optimizer, "activations": activations},
-        "peak_bytes_estimate": held + optimizer + activations,
+        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad),
+        "bytes": parts,
+        "peak_bytes_estimate": sum(parts.values()),
     }
     _show(plan)
     return plan
 
 
-def _bytes_per_token(backbone: Backbone, model: torch.nn.Module, config: DictConfig) -> int:
-    """Activations kept for the backward pass: about 16 hidden and 4 MLP widths a layer, or one hidden checkpointed.
-
-    The layer that is recomputed counts once. An estimate from the structure of a gated decoder layer, not measured.
-    """
-    text = model.config.get_text_config()
-    size = torch.finfo(torch_dtype(config.trainer.model_dtype, "trainer.model_dtype")).bits // 8
-    layer = (16 * text.hidden_size + 4 * text.intermediate_size) * size
-    if config.trainer.gradient_checkpointing:
-        return layer + backbone.num_layers * text.hidden_size * size
-    return layer * backbone.num_layers
+def _settings(config: DictConfig, dtype: torch.dtype) -> StepSettings:
+    needs_reference = config.loss is not None and instantiate(config.loss, _convert_="all").needs_reference
+    return StepSettings(
+        compute_bytes=compute_bytes(str(config.trainer.precision), dtype),
+        mask_bytes=4 if config.trainer.accelerator == "cpu" else 1,
+        gradient_checkpointing=config.trainer.gradient_checkpointing,
+        copies_policy=needs_reference and get_class(config.reference._target_).copies_policy,
+    )
 
 
 def _show(plan: dict[str, Any]) -> None:

@@ -1,0 +1,102 @@
+"""Unknown keys, missing and mistyped values: all at once, with the names that exist."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.config.annotations import misfit
+from lookright.config.check import Problems, check_config
+from lookright.config.entry import explain
+from lookright.errors import ConfigError, RecordError
+
+
+def test_every_problem_of_a_config_is_told_at_once(composed: Callable[..., DictConfig]) -> None:
+    config = composed("train", "backbone=llava15_7b", "+trainer.max_step=3", "tuning.r=many", "+data.formts=[sequence]")
+    with pytest.raises(ConfigError) as error:
+        check_config(config)
+    lines = str(error.value).split("\n")
+    assert lines[:2] == ["backbone.path is not set; set backbone.path=...", "data.path is not set; set data.path=..."]
+    assert "tuning.r='many' is str; set a whole number" in lines
+    assert any(
+        line.startswith("trainer.max_step does not exist; did you mean max_steps? valid names: ") for line in lines
+    )
+    assert any(line.startswith("data.formts does not exist; did you mean formats? ") for line in lines)
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "wanted"),
+    [
+        ("train", "loss.betta=1", "loss.betta does not exist; did you mean beta?"),
+        ("train", "loss.attention.wieght=1", "loss.attention.wieght does not exist; did you mean weight?"),
+        ("train", "optimization.lr=1", "optimization.lr does not exist; valid names: betas, learning_rate"),
+        ("train", "sede=1", "sede does not exist; did you mean seed?"),
+        ("generate", "shard.cuont=2", "shard.cuont does not exist; did you mean count?"),
+        (
+            "generate",
+            "composers.sequence.mixtur=null",
+            "composers.sequence.mixtur does not exist; did you mean mixture?",
+        ),
+        ("infer", "num_workers=4", "num_workers does not exist; did you mean num_threads?"),
+        ("infer", "decode.max_tokens=4", "decode.max_tokens does not exist; did you mean max_new_tokens?"),
+    ],
+)
+def test_misspelt_key_on_the_command_line_gets_the_valid_names(
+    command: str, override: str, wanted: str, composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"{command}.py", override])
+    with pytest.raises(Exception, match="override|struct|Key") as error:
+        composed(command, override)
+    assert explain(error.value, command).startswith(wanted)
+
+
+@pytest.mark.parametrize("override", ["backbone=tiny", "experiment=no_such", "loss=dpo"])
+def test_unknown_choice_gets_the_valid_ones(override: str, composed: Callable[..., DictConfig]) -> None:
+    with pytest.raises(Exception, match="Could not") as error:
+        composed("train", override)
+    told = explain(error.value, "train")
+    assert override.split("=")[1] in told
+    assert {"backbone": "tiny_llava", "experiment": "pretrain_tiny_llava", "loss": "preference"}[
+        override.split("=")[0]
+    ] in told
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "wanted"),
+    [
+        (3, int, None),
+        (3, float, None),
+        (True, float, "a number"),
+        (3.5, int | None, "a whole number or null"),
+        (None, int | None, None),
+        ("sik", Literal["error", "skip"], "error, skip"),
+        (OmegaConf.create(["a"]), str | list[str], None),
+        (OmegaConf.create(["a"]), str, "text"),
+        ("a", Sequence[str], "a list"),
+        (OmegaConf.create({"a": 1}), Mapping[str, Any] | None, None),
+        (OmegaConf.create({"a": 1}), list[int], "a list"),
+        ("anything", Any, None),
+        ("auto", int | str, None),
+    ],
+)
+def test_value_against_annotation(value: Any, annotation: Any, wanted: str | None) -> None:
+    assert misfit(value, annotation) == wanted
+
+
+def test_problems_hold_what_is_the_users_and_nothing_else() -> None:
+    problems = Problems()
+    assert problems.ok
+    with problems:
+        raise ConfigError("first\nsecond")
+    with problems:
+        raise RuntimeError("wrapped") from RecordError("picture", "third")
+    with problems:
+        raise ConfigError("first")
+    with pytest.raises(ZeroDivisionError), problems:
+        1 / 0  # noqa: B018
+    assert not problems.ok
+    with pytest.raises(ConfigError) as error:
+        problems.finish()
+    assert str(error.value) == "first\nsecond\nthird"

@@ -1,0 +1,105 @@
+"""Every file of conf/ and experiments/ composes, names only keys that exist, and builds what needs no weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.config.check import check_config
+from lookright.config.entry import CONFIG_FOLDER
+from lookright.errors import ConfigError
+from lookright.training.trainer import TrainerSettings
+
+COMMANDS = ("generate", "train", "infer")
+EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments").glob("*.yaml"))
+
+
+def groups_of(command: str) -> list[str]:
+    """Groups that the command's defaults list names."""
+    defaults = OmegaConf.load(CONFIG_FOLDER / f"{command}.yaml").defaults
+    return [next(iter(entry)) for entry in defaults if OmegaConf.is_dict(entry) and "experiment" not in entry]
+
+
+def choices() -> list[tuple[str, str, str]]:
+    """Command, group and option of every file."""
+    return [
+        (command, group, path.stem)
+        for command in COMMANDS
+        for group in groups_of(command)
+        for path in sorted((CONFIG_FOLDER / group).glob("*.yaml"))
+        if not path.stem.startswith("_")
+    ]
+
+
+def fill(config: DictConfig, folder: Path) -> DictConfig:
+    """Any path where a file leaves one to the user."""
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, str(folder))
+    config.output = str(folder / "out")
+    return config
+
+
+def test_every_file_belongs_to_a_command() -> None:
+    folders = {
+        path.name for path in CONFIG_FOLDER.iterdir() if path.is_dir() and path.name not in ("hydra", "experiment")
+    }
+    assert folders == {group for command in COMMANDS for group in groups_of(command)}
+
+
+@pytest.mark.parametrize(("command", "group", "option"), choices())
+def test_option(
+    command: str, group: str, option: str, composed: Callable[..., DictConfig], llava_weights: Path, tmp_path: Path
+) -> None:
+    # an option of one task is no option of the other, and takes that task's experiment
+    pretrains = command == "train" and "pretrain" in (CONFIG_FOLDER / group / f"{option}.yaml").read_text()
+    config = fill(composed(command, f"{group}={option}"), llava_weights)
+    check_config(config)
+    # a fresh backbone trains a tokenizer, and a LLaVA source looks for its file: their own tests build them
+    if pretrains or config[group] is None or option in ("fresh_llava", "llava_json"):
+        return
+    if group == "backbone":
+        if not config.backbone._target_.endswith("LlavaBackbone"):
+            return
+        config.backbone.path = str(llava_weights)
+    if group == "trainer" and config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(Exception, match="no CUDA device is visible; set trainer=cpu") as error:
+            instantiate(config.trainer)
+        assert isinstance(error.value.__cause__, ConfigError)
+        return
+    instantiate(config[group], _convert_="all")
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIG_FOLDER / "trainer").glob("[!_]*.yaml")))
+def test_trainer_files_say_the_same_keys(option: str) -> None:
+    """What a user can set does not depend on the hardware."""
+    given = set(OmegaConf.load(CONFIG_FOLDER / "trainer" / f"{option}.yaml")) - {"_target_", "defaults"}
+    assert given <= set(TrainerSettings.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment(name: str, composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+    config = fill(composed("train", f"experiment={name}"), tmp_path)
+    check_config(config)
+    text = (CONFIG_FOLDER.parent / "experiments" / f"{name}.yaml").read_text()
+    assert f"experiment={name}" in text, "an experiment opens with its command"
+
+
+def test_misspelt_key_of_an_experiment_is_named(composed: Callable[..., DictConfig]) -> None:
+    config = composed("train", f"experiment={EXPERIMENTS[0]}", "+trainer.max_setps=3", "data.path=x")
+    with pytest.raises(ConfigError, match="trainer.max_setps does not exist; did you mean max_steps"):
+        check_config(config)
+
+
+def test_slurm_launcher() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra [slurm] is not installed")
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = compose("train", ["hydra/launcher=slurm", "hydra.launcher.partition=long"], return_hydra_config=True)
+    launcher = config.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher") and launcher.partition == "long"
+    assert (launcher.timeout_min, launcher.gpus_per_node, launcher.array_parallelism) == (720, 1, 16)
+    check_config(OmegaConf.create({"launcher": OmegaConf.merge(launcher, {"submitit_folder": "x", "name": "x"})}))

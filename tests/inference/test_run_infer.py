@@ -1,0 +1,214 @@
+"""`infer.py` as a function: predictions, metrics against a count by hand, heat maps, resume, what it refuses."""
+
+import json
+import math
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from lookright.backbones.llava import LlavaBackbone
+from lookright.data.records import read_prompts, write_jsonl
+from lookright.errors import ConfigError, LookRightError
+from lookright.inference.run import infer
+from lookright.streams import AppendOnly
+from lookright.tuning.lora import LoraTuning
+from lookright.types import Prompt, Region
+
+Run = Callable[..., dict[str, Any]]
+FORMATS = ("sequence", "grid_collage", "pic_in_pic", "single_image")
+
+
+def question(folder: Path, number: int) -> Prompt:
+    """Formats in turn; pictures of noise."""
+    name = FORMATS[number % 4]
+    count = {"sequence": 2 + number % 3, "single_image": 1}.get(name, 2)
+    size = (20, 16) if name in ("sequence", "single_image") else (40, 16)
+    names = [f"images/{number}_{place}.png" for place in range(count if name == "sequence" else 1)]
+    for index, file in enumerate(names):
+        data = random.Random(f"{number}/{index}").randbytes(size[0] * size[1] * 3)
+        Image.frombytes("RGB", size, data).save(folder / file)
+    if name == "sequence":
+        regions = [Region(picture=place, box=(0, 0, *size), source=f"{place}") for place in range(count)]
+    else:
+        width = size[0] / count
+        regions = [Region(picture=0, box=(width * k, 0, width * (k + 1), 16), source=f"{k}") for k in range(count)]
+    lead = "".join(f"Image{place + 1}:<image>\n" for place in range(len(names))) if name == "sequence" else "<image>\n"
+    return Prompt(
+        id=f"q{number}",
+        images=names,
+        prompt=f"{lead}In Image1, what color is the shape?",
+        answer="red",
+        format=name,
+        target=0,
+        regions=regions,
+        provenance={"region_answers": ["red", *["blue"] * (count - 1)]},
+    )
+
+
+@pytest.fixture(scope="module")
+def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("questions")
+    (folder / "images").mkdir()
+    write_jsonl(folder / "instructions.jsonl", [question(folder, number) for number in range(14)])
+    return folder / "instructions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def run(composed: Callable[..., DictConfig], llava_weights: Path, questions_file: Path) -> Run:
+    """Run infer.py into a folder: run(folder, "decode=sample")."""
+
+    def make(folder: Path, *overrides: str) -> dict[str, Any]:
+        settings = [f"backbone.path={llava_weights}", "decode.max_new_tokens=3", "batch_size=4", "overlays=0"]
+        given = [f"data.path={questions_file}", *settings, f"output={folder}", *overrides]
+        return infer(composed("infer", *given))
+
+    return make
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def plain(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Greedy answers of the base model, with heat maps."""
+    folder = tmp_path_factory.mktemp("plain")
+    run(folder, "overlays=5")
+    return folder
+
+
+def test_metrics_against_a_count_by_hand(run: Run, plain: Path, questions_file: Path, tmp_path: Path) -> None:
+    """Answers are set to what the model says, so that right and wrong are known."""
+    said = {line["id"]: line["prediction"] for line in predictions(plain)}
+    right, confused = {"q0", "q1", "q5", "q3", "q7", "q11"}, {"q4", "q2"}
+    prompts = []
+    for prompt in read_prompts(questions_file):
+        answers = ["red"] + ["blue"] * (prompt.num_images - 1)
+        if prompt.id in right:
+            answers[0] = said[prompt.id]
+        elif prompt.id in confused:
+            answers[1] = said[prompt.id]
+        prompts.append(replace(prompt, answer=answers[0], provenance={"region_answers": answers}))
+    (tmp_path / "images").symlink_to(questions_file.parent / "images")
+    write_jsonl(tmp_path / "known.jsonl", prompts)
+    result = run(tmp_path / "out", f"data.path={tmp_path / 'known.jsonl'}")
+
+    lines = predictions(tmp_path / "out")
+    assert {line["id"] for line in lines if line["correct"]} == right
+    assert {line["id"] for line in lines if line["error_kind"] == "sequence_confusion"} == confused
+    # q0 q4 q8 q12; q1 q5 q9 q13; q2 q6 q10; q3 q7 q11
+    accuracy = result["accuracy"]
+    counts = {"sequence": (1, 4), "grid_collage": (2, 4), "pic_in_pic": (0, 3), "single_image": (3, 3)}
+    for name, (hits, asked) in counts.items():
+        assert accuracy[name]["value"] == pytest.approx(100 * hits / asked)
+        assert accuracy[name]["num_questions"] == asked
+    assert accuracy["multi_image"]["value"] == pytest.approx((25 + 50 + 0) / 3)
+    # Wilson's interval at 95 %, E. B. Wilson, 1927, for 1 of 4
+    z, share, number = 1.959964, 0.25, 4
+    centre = (share + z * z / (2 * number)) / (1 + z * z / number)
+    half = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2)) / (1 + z * z / number)
+    assert accuracy["sequence"]["low"] == pytest.approx(100 * (centre - half), abs=1e-3)
+    assert accuracy["sequence"]["high"] == pytest.approx(100 * (centre + half), abs=1e-3)
+    ratios = [line["attention_ratio"] for line in lines if line["format"] == "grid_collage"]
+    assert result["attention_ratio"]["grid_collage"]["value"] == pytest.approx(sum(ratios) / 4)
+    # the only image gets all the attention
+    assert result["attention_ratio"]["single_image"]["value"] == pytest.approx(1.0, abs=1e-6)
+    assert result["errors"]["multi_image"]["num_wrong"] == 8
+    assert result["errors"]["multi_image"]["sequence_confusion"]["value"] == pytest.approx(100 * 2 / 8)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
+
+
+def test_report_shows_pictures_with_heat(plain: Path) -> None:
+    page = (plain / "report.html").read_text()
+    assert page.count("<article") == 5 and page.count("data:image") >= 5
+
+
+@pytest.mark.parametrize("decode", ["decode=greedy", "decode=sample", "decode=adaptive"])
+def test_killed_run_goes_on_to_the_same_predictions(
+    decode: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", decode)
+    add, count = AppendOnly.add, []
+
+    def dying(self: AppendOnly, line: dict[str, Any]) -> None:
+        if len(count) == 6:
+            self._file.write('{"id": "q6", "pre')
+            self._file.flush()
+            raise KeyboardInterrupt
+        count.append(line)
+        add(self, line)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AppendOnly, "add", dying)
+        run(tmp_path / "cut", decode)
+    run(tmp_path / "cut", decode)
+    for name in ("predictions.jsonl", "metrics.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    if decode == "decode=adaptive":
+        assert all(line["factor"] in (0.7, 2.0) for line in predictions(tmp_path / "cut"))
+
+
+def test_tuned_model_answers_with_its_adapter(
+    run: Run,
+    composed: Callable[..., DictConfig],
+    llava_weights: Path,
+    questions_file: Path,
+    plain: Path,
+    tmp_path: Path,
+) -> None:
+    backbone = LlavaBackbone(path=str(llava_weights))
+    policy = LoraTuning(r=2).apply(backbone, backbone.build())
+    torch.manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=1.0)
+    policy.save_pretrained(tmp_path / "run" / "adapter")
+    OmegaConf.save(
+        {"backbone": composed("infer").backbone | {"path": str(llava_weights)}}, tmp_path / "run" / "config.yaml"
+    )
+    run(tmp_path / "adapter", f"adapter={tmp_path / 'run' / 'adapter'}")
+    with_run = [f"run={tmp_path / 'run'}", f"data.path={questions_file}", "decode.max_new_tokens=3", "batch_size=4"]
+    infer(composed("infer", *with_run, "overlays=0", f"output={tmp_path / 'with_run'}"))
+    tuned = (tmp_path / "adapter" / "predictions.jsonl").read_bytes()
+    assert tuned == (tmp_path / "with_run" / "predictions.jsonl").read_bytes()
+    assert tuned != (plain / "predictions.jsonl").read_bytes()
+    # the same folder again after the adapter was trained on
+    later = os.stat(tmp_path / "adapter" / "config.yaml").st_mtime + 5
+    os.utime(tmp_path / "run" / "adapter" / "adapter_model.safetensors", (later, later))
+    with pytest.raises(ConfigError, match="holds predictions that are older than"):
+        run(tmp_path / "adapter", f"adapter={tmp_path / 'run' / 'adapter'}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["run=/nowhere"], ["run=/nowhere holds no config.yaml"]),
+        (["run=/nowhere", "adapter=/other"], ["run=/nowhere and adapter=/other are both set"]),
+        (["adapter=/other", "dtype=half", "ratio_layer=9"], ["adapter=/other", "dtype='half'", "ratio_layer=9"]),
+        (["data.path=/nowhere.jsonl"], ["/nowhere.jsonl: no such file"]),
+        (["data.limit=0", "batch_size=0"], ["data.limit=0", "batch_size=0"]),
+        (["backbone.max_length=20"], ["the limit is 20"]),
+    ],
+)
+def test_what_cannot_run_is_refused_before_weights_load(
+    overrides: list[str], wanted: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
+    with pytest.raises(LookRightError) as error:
+        run(tmp_path, *overrides)
+    for text in wanted:
+        assert text in str(error.value)
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_another_config_in_the_same_folder_is_refused(run: Run, plain: Path) -> None:
+    with pytest.raises(ConfigError, match=r"predictions of another config \(decode differ\)"):
+        run(plain, "decode.max_new_tokens=2")

@@ -1,0 +1,65 @@
+"""Preference modules in small, and the manual step that the tests take."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookright.backbones.llava import LlavaBackbone
+from lookright.losses.build import build_loss
+from lookright.losses.composite import CompositeLoss
+from lookright.packed.batch import PackedBatch, pack
+from lookright.reference.adapter_off import AdapterOff
+from lookright.reference.base import ModelPair, Reference
+from lookright.training.optimization import Optimization
+from lookright.training.preference import PreferenceModule
+from lookright.tuning.lora import LoraTuning
+from tests.examples import LONG, lively_model, make_example
+
+
+def make_module(
+    backbone: LlavaBackbone,
+    loss: CompositeLoss | None = None,
+    *,
+    tuning: Any = None,
+    reference: Reference | None = None,
+    rate: float = 1e-3,
+    dtype: torch.dtype = torch.float64,
+) -> PreferenceModule:
+    """DPO + SFT + attention on LoRA with adapter dropout, unless told; in training mode."""
+    tuning = LoraTuning(r=4, alpha=8, dropout=0.5) if tuning is None else tuning
+    policy = tuning.apply(backbone, lively_model(backbone, dtype))
+    pair = ModelPair(backbone, policy, AdapterOff() if reference is None else reference)
+    loss = build_loss(attention={"weight": 0.9, "threshold": 1.0}) if loss is None else loss
+    module = PreferenceModule(pair, loss, Optimization(learning_rate=rate, projector_learning_rate=rate / 2), 10)
+    return module.train()
+
+
+def make_batch(backbone: LlavaBackbone) -> PackedBatch:
+    """Two pairs, one with two rejected."""
+    several = make_example(backbone, 3, ["blue circle", "no", "yes"], seed=4)
+    return pack([make_example(backbone, 2, ["red", LONG]), several])
+
+
+def take_steps(module: PreferenceModule, batch: PackedBatch, num_steps: int = 1) -> list[float]:
+    """Optimiser steps as Lightning takes them; the loss before each."""
+    parts = module.configure_optimizers()
+    found = []
+    for _ in range(num_steps):
+        loss = module.losses(batch, read_attention=module.loss.needs_attention)[0].mean()
+        parts["optimizer"].zero_grad()
+        loss.backward()
+        parts["optimizer"].step()
+        parts["lr_scheduler"]["scheduler"].step()
+        found.append(float(loss))
+    return found
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """Names of the parameters that are no longer bitwise what they were."""
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lookright.backbones.llava import LlavaBackbone
+from lookright.errors import ConfigError
+from lookright.tuning.full import FullTuning
+from lookright.tuning.lora import LoraTuning
+from tests.examples import lively_model, shake_adapters, trained_parameters
+
+
+def test_lora_adapts_every_linear_layer_of_the_language_model_and_no_other(llava: LlavaBackbone) -> None:
+    policy = LoraTuning(r=3, alpha=6).apply(llava, llava.build(weights=False))
+    adapted = {name for name, module in policy.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    linear = {name for name, module in llava.build(weights=False).named_modules() if isinstance(module, nn.Linear)}
+    assert adapted == {name for name in linear if "language_model.layers." in name} and len(adapted) == 7 * 6
+    assert all(".lora_" in name for name in trained_parameters(policy))
+    assert {parameter.shape[0] for name, parameter in policy.named_parameters() if "lora_A" in name} == {3}
+
+
+def test_scale_and_dropout_reach_the_adapters(llava: LlavaBackbone) -> None:
+    policy = LoraTuning(r=4, alpha=6, dropout=0.25).apply(llava, llava.build(weights=False))
+    layer = llava.language_model(policy.get_base_model()).layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == 1.5 and layer.lora_dropout["default"].p == 0.25
+
+
+def test_own_targets(llava: LlavaBackbone) -> None:
+    policy = LoraTuning(r=2, alpha=4, targets=r".*language_model.*\.q_proj").apply(llava, llava.build(weights=False))
+    assert len(trained_parameters(policy)) == 2 * 6
+
+
+def test_training_goes_on_from_a_saved_adapter(llava: LlavaBackbone, tmp_path: Path) -> None:
+    policy = shake_adapters(LoraTuning(r=2, alpha=4).apply(llava, lively_model(llava, torch.float32)))
+    policy.save_pretrained(tmp_path / "adapter")
+    again = LoraTuning(adapter=str(tmp_path / "adapter")).apply(llava, lively_model(llava, torch.float32))
+    trained = trained_parameters(again)
+    assert trained.keys() == trained_parameters(policy).keys()
+    assert all(torch.equal(value, dict(policy.named_parameters())[name]) for name, value in trained.items())
+
+
+def test_a_saved_adapter_holds_adapters_alone(llava: LlavaBackbone, tmp_path: Path) -> None:
+    LoraTuning(r=2, alpha=4).apply(llava, llava.build(weights=False)).save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("options", [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+def test_refused_numbers(options: dict) -> None:
+    with pytest.raises(ConfigError, match="need r >= 1, alpha > 0, dropout in"):
+        LoraTuning(**options)
+
+
+def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tuning.adapter=.* holds no adapter_config.json"):
+        LoraTuning(adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize("vision", [False, True])
+@pytest.mark.parametrize("projector", [False, True])
+def test_full_tuning_marks_what_trains(llava: LlavaBackbone, projector: bool, vision: bool) -> None:
+    model = FullTuning(train_projector=projector, train_vision=vision).apply(llava, llava.build(weights=False))
+    for name, parameter in model.named_parameters():
+        if name.startswith(llava.vision_prefix):
+            assert parameter.requires_grad == vision, name
+        elif name.startswith(llava.projector_prefix):
+            assert parameter.requires_grad == projector, name
+        else:
+            assert parameter.requires_grad, name
