@@ -53,8 +53,10 @@ def lively_model(backbone: Backbone, dtype: torch.dtype = torch.float64, seed: i
 
     The usual initialisation makes all logits nearly equal, which hides most mistakes.
     """
-    model = backbone.build(weights=False, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = backbone.build(weights=False, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             continue

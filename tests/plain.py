@@ -51,15 +51,18 @@ def plain_logps(stock: nn.Module, examples: Sequence[Example]) -> Tensor:
     return torch.stack(values)
 
 
-def plain_ratios(stock: nn.Module, example: Example, response: Response) -> Tensor:
-    """The attention ratio of one response in every layer, from the whole maps: float[num_layers]."""
+def plain_ratios(stock: nn.Module, example: Example, response: Response, num_rows: int | None = None) -> Tensor:
+    """The attention ratio of one response in every layer, from the whole maps: float[num_layers].
+
+    `num_rows` takes the first of the rows that predict the response; None takes all of them.
+    """
     length = len(example.prompt.input_ids)
     image = torch.zeros(length, dtype=torch.bool)
     for start, stop in example.prompt.image_spans:
         image[start:stop] = True
     ratios = []
     for maps in row_output(stock, example, response, attentions=True).attentions:
-        rows = maps[0].mean(0)[length - 1 + response.num_unscored : -1, :length]
+        rows = maps[0].mean(0)[length - 1 + response.num_unscored : -1, :length][:num_rows]
         mean_row = rows.mean(0)
         ratios.append((mean_row * example.coverage).sum() / mean_row[image].sum())
     return torch.stack(ratios)

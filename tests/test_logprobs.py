@@ -56,3 +56,10 @@ def test_sums_go_to_their_owners() -> None:
     )
     assert sum_by_response(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), scored).tolist() == [9, 0, 6, 16]
     assert scored.counts().tolist() == [2, 0, 2, 1]
+
+
+def test_first_scored_token_of_each_response() -> None:
+    scored = ScoredTokens(
+        rows=torch.arange(6), targets=torch.arange(6), owner=torch.tensor([0, 0, 1, 2, 2, 2]), num_responses=3
+    )
+    assert scored.firsts().tolist() == [True, False, True, True, False, False]

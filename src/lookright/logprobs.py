@@ -20,6 +20,10 @@ class ScoredTokens:
     owner: Tensor
     num_responses: int
 
+    def firsts(self) -> Tensor:
+        """True where a response's first scored token is predicted: bool[N]."""
+        return torch.cat([torch.ones_like(self.owner[:1], dtype=torch.bool), self.owner[1:] != self.owner[:-1]])
+
     def counts(self) -> Tensor:
         """Scored tokens of each response: int64[num_responses]."""
         return torch.bincount(self.owner, minlength=self.num_responses)

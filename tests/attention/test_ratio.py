@@ -8,7 +8,7 @@ import torch
 from lookright.attention import attention_ratio
 from lookright.backbones.llava import LlavaBackbone
 from lookright.losses.band import layer_band
-from lookright.packed.batch import Example, pack
+from lookright.packed.batch import Example, Response, pack
 from lookright.packed.forward import packed_forward
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
@@ -41,6 +41,25 @@ def test_ratio_equals_eager_maps_in_every_layer_and_band(llava: LlavaBackbone, d
     means = torch.stack([wanted[:, band].mean(1) for band in bands], 1)
     assert_close(found, means, atol=1e-5, why=ROUNDING, name="attention ratio")
     assert wanted[0].std() > 0.01 and wanted[2].std() > 0.01, "layers do not differ: the test would prove little"
+
+
+@torch.no_grad()
+def test_ratio_of_the_first_row_alone(llava: LlavaBackbone) -> None:
+    """What decides the first answer token; also where the response follows a further question."""
+    examples = ragged_examples(llava)
+    question = llava.encode_continuation(" In Image2, is there a circle?")
+    examples[0].responses[0] = Response(
+        token_ids=torch.cat([question, llava.encode_response("no")]), num_unscored=len(question)
+    )
+    model = lively_model(llava)
+    batch = pack(examples)
+    features = llava.encode_images(model, batch.pixels)
+    stock = stock_model(llava, model)
+    for num_rows, name in ((1, "first"), (None, "response")):
+        found = packed_forward(llava, model, batch, features, [1, 5], name).attention_ratio
+        maps = [plain_ratios(stock, example, example.responses[0], num_rows) for example in examples]
+        wanted = torch.stack(maps)[:, [1, 5]].mean(1)
+        assert_close(found, wanted, atol=1e-5, why=ROUNDING, name=f"ratio of the rows {name}")
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-5), (torch.float32, 1e-4)])

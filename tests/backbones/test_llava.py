@@ -81,7 +81,7 @@ def test_features_are_those_of_the_stock_model(llava: LlavaBackbone) -> None:
     found = llava.encode_images(model, pixels)
     wanted = stock_model(llava, model).get_image_features(torch.stack(pixels).double()).pooler_output
     for one, other in zip(found, wanted, strict=True):
-        assert_close(one, other, atol=1e-9, why="float64")
+        assert_close(one, other, atol=1e-5, why="stock eager attention takes its softmax in float32")
     assert llava.encode_images(model, []) == []
 
 

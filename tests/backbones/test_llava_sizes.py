@@ -1,19 +1,17 @@
 """`backbone=llava15_7b` and `llava15_13b` compose, and build at their real size on the meta device."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
-from lookright.config import schema
-from lookright.config.entry import CONFIG_FOLDER
 from lookright.tuning.lora import LoraTuning
 from tests.conftest import WORDS
 
@@ -27,14 +25,18 @@ CLIP = {
     "num_attention_heads": 16,
 }
 VOCABULARY = 32064
+# hidden width, MLP width, layers, heads, parameters: published count of Llama 2, added rows of both
+# embeddings, tower, two layers of the projector
 SIZES = {
-    "llava15_7b": (4096, 11008, 32, 32, 7_063_427_072),
-    "llava15_13b": (5120, 13824, 40, 40, 13_350_839_296),
+    "llava15_7b": (4096, 11008, 32, 32, 6_738_415_616 + 2 * 64 * 4096 + 303_507_456 + (1025 + 4097) * 4096),
+    "llava15_13b": (5120, 13824, 40, 40, 13_015_864_320 + 2 * 64 * 5120 + 303_507_456 + (1025 + 5121) * 5120),
 }
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LlavaBackbone, int, int]:
+def sized(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., DictConfig]
+) -> tuple[LlavaBackbone, int, int]:
     """The backbone from its config file and a folder of the real sizes; layers and parameters expected."""
     hidden, intermediate, layers, heads, parameters = SIZES[request.param]
     folder: Path = tmp_path_factory.mktemp(request.param)
@@ -49,11 +51,8 @@ def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["vocab_size"] = VOCABULARY
     (folder / "config.json").write_text(json.dumps(config))
-    schema.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        composed = compose("train", [f"backbone={request.param}", f"backbone.path={folder}", "data.path=none"])
-    return instantiate(composed.backbone), layers, parameters
+    config = composed("train", f"backbone={request.param}", f"backbone.path={folder}", "data.path=none")
+    return instantiate(config.backbone), layers, parameters
 
 
 def test_parameters_and_adapters_at_real_size(sized: tuple[LlavaBackbone, int, int]) -> None:

@@ -15,8 +15,10 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 @pytest.mark.parametrize("budget", [400, 401, 777, 5000, 10**6])
 def test_a_budget_is_never_exceeded_and_never_wasted(budget: int) -> None:
-    batches = list(PairBatchSampler(LENGTHS, 1, budget))
-    assert sorted(flat(batches)) == list(range(101))
+    shuffled = list(PairBatchSampler(LENGTHS, 1, budget))
+    batches = list(PairBatchSampler(LENGTHS, 1, budget, shuffle=False))
+    assert sorted(flat(batches)) == sorted(flat(shuffled)) == list(range(101))
+    assert all(sum(LENGTHS[index] for index in batch) <= budget for batch in shuffled)
     for batch, following in zip(batches, [*batches[1:], []], strict=True):
         total = sum(LENGTHS[index] for index in batch)
         assert total <= budget
@@ -77,11 +79,16 @@ def test_a_resumed_epoch_leaves_out_what_was_done_once() -> None:
     assert list(sampler) == whole and len(sampler) == len(whole)
 
 
-def test_length_is_that_of_the_epoch() -> None:
-    sampler = PairBatchSampler(LENGTHS, 1, 900)
-    for epoch in range(3):
+@pytest.mark.parametrize("options", [{"batch_size": 1, "max_tokens": 900}, {"batch_size": 4}])
+def test_every_epoch_has_as_many_batches(options: dict) -> None:
+    """Lightning counts them once; an epoch with more would lose pairs, and the schedule its end."""
+    sampler = PairBatchSampler(LENGTHS, **options)
+    orders = []
+    for epoch in range(4):
         sampler.set_epoch(epoch)
-        assert len(sampler) == len(list(sampler))
+        orders.append(list(sampler))
+        assert sorted(flat(orders[-1])) == list(range(101)) and len(sampler) == len(orders[-1]) == len(orders[0])
+    assert len({str(order) for order in orders}) == 4
 
 
 def test_a_pair_over_the_budget_is_refused() -> None:

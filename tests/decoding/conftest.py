@@ -1,4 +1,5 @@
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from lookright.backbones.llava import LlavaBackbone
@@ -17,6 +18,20 @@ def model(llava: LlavaBackbone) -> PreTrainedModel:
 def slow(llava: LlavaBackbone, model: PreTrainedModel) -> PreTrainedModel:
     """The stock twin without cache."""
     return slow_model(llava, model)
+
+
+@pytest.fixture()
+def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every seed that is set from here on."""
+    found: list[int] = []
+    manual_seed = torch.manual_seed
+
+    def spy(seed: int) -> torch.Generator:
+        found.append(seed)
+        return manual_seed(seed)
+
+    monkeypatch.setattr(torch, "manual_seed", spy)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_tuned_model_answers_with_its_adapter(
             torch.nn.init.normal_(parameter, std=1.0)
     policy.save_pretrained(tmp_path / "run" / "adapter")
     OmegaConf.save(
-        {"backbone": composed("infer").backbone | {"path": str(llava_weights)}}, tmp_path / "run" / "config.yaml"
+        {"backbone": composed("infer", f"backbone.path={llava_weights}").backbone}, tmp_path / "run" / "config.yaml"
     )
     run(tmp_path / "adapter", f"adapter={tmp_path / 'run' / 'adapter'}")
     with_run = [f"run={tmp_path / 'run'}", f"data.path={questions_file}", "decode.max_new_tokens=3", "batch_size=4"]

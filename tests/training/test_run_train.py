@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError, LookRightError
+from lookright.training.preference import held_out_means
 from lookright.training.run import train
 
 Compose = Callable[..., DictConfig]
@@ -53,7 +54,7 @@ def finished(composed: Compose, small_run: list[str], tmp_path_factory: pytest.T
 def test_files_of_a_run(finished: Path, llava_weights: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["steps"] == summary["planned_steps"] == 6
-    assert (summary["examples"], summary["held_out"], summary["weights"]) == (11, 3, "adapter")
+    assert (summary["examples"], summary["held_out"], summary["weights"]) == (12, 2, "adapter")
     config = OmegaConf.load(finished / "config.yaml")
     assert config.loss.beta is None and config.output == str(finished) and not OmegaConf.missing_keys(config)
     header, first = (finished / "metrics.csv").read_text().splitlines()[:2]
@@ -70,12 +71,24 @@ def test_files_of_a_run(finished: Path, llava_weights: Path) -> None:
     assert max(float(p.abs().max()) for name, p in tuned.named_parameters() if "lora_B" in name) > 0
 
 
-def test_held_out_metrics_are_means_over_pairs(finished: Path) -> None:
-    """Three held-out pairs in batches of two: formats weighted by their pairs give the whole."""
-    found = json.loads((finished / "summary.json").read_text())["metrics"]
-    by_format = [found["val/sequence/loss"], found["val/grid_collage/loss"]]
-    shares = [(1, 2), (2, 1)]
-    assert any(found["val/loss"] == pytest.approx((a * by_format[0] + b * by_format[1]) / 3) for a, b in shares)
+def test_held_out_metrics_are_means_over_pairs() -> None:
+    """By hand: each pair counts once, a value that is not there does not."""
+    pairs = {
+        "a": ("sequence", {"loss": 1.0, "attention_ratio": 0.2}),
+        "b": ("sequence", {"loss": 3.0, "attention_ratio": float("nan")}),
+        "c": ("grid_collage", {"loss": 8.0, "attention_ratio": 0.4}),
+        "d": ("", {"loss": 0.0, "attention_ratio": float("nan")}),
+    }
+    assert held_out_means(pairs) == pytest.approx(
+        {
+            "val/loss": 3.0,
+            "val/attention_ratio": 0.3,
+            "val/sequence/loss": 2.0,
+            "val/sequence/attention_ratio": 0.2,
+            "val/grid_collage/loss": 8.0,
+            "val/grid_collage/attention_ratio": 0.4,
+        }
+    )
 
 
 def test_finished_run_is_not_overwritten(
@@ -110,7 +123,7 @@ def test_plan_loads_no_weights_and_writes_nothing(
     composed: Compose, small_run: list[str], tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture
 ) -> None:
     plan = train(composed("train", *small_run, "trainer.plan=true", "trainer.max_epochs=3", f"output={tmp_path / 'x'}"))
-    assert (plan["examples"], plan["held_out"], plan["optimizer_steps"]) == (11, 3, 18)
+    assert (plan["examples"], plan["held_out"], plan["optimizer_steps"]) == (12, 2, 18)
     assert "18 optimiser steps" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
 
@@ -139,16 +152,19 @@ def test_logger_writes_beside_the_csv(
         (["trainer.val_check_interval=7"], ["trainer.val_check_interval=7; an epoch has 6 batches"]),
         (["trainer.strategy=dpp"], ["trainer: ", "dpp"]),
         (
-            ["loss.kind=dop", "tuning.r=0", "trainer.max_steps=0", "trainer.precision=8", "data.val_fraction=1"],
+            ["loss.kind=dop", "tuning.r=0", "trainer.max_steps=0", "trainer.precision=8-true", "data.val_fraction=1"],
             [
                 "loss.kind='dop' is unknown",
                 "tuning.r=0",
                 "trainer.max_steps=0",
-                "trainer.precision='8'",
+                "trainer.precision='8-true'",
                 "val_fraction=1",
             ],
         ),
-        (["optimization.schedule=steps", "data.on_bad_record=ignore"], ["schedule='steps'", "set error, skip"]),
+        (
+            ["optimization.schedule=steps", "data.on_bad_record=ignore"],
+            ["schedule='steps'", "data.on_bad_record='ignore' does not fit; set error, skip"],
+        ),
         (["data.path=/nowhere.jsonl"], ["/nowhere.jsonl: no such file"]),
         (["data.image_root=/nowhere"], ["data.image_root=/nowhere: no such folder"]),
         (["resume=/nowhere"], ["resume=/nowhere holds no config.yaml"]),

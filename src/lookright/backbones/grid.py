@@ -57,4 +57,5 @@ class GridMap(TokenMap):
         """Where a cell of one axis lies in the picture."""
         low, high = ((edge - offset) / self.scale for edge in (start, start + step))
         low, high = max(0.0, low), min(float(extent), high)
-        return (low, high) if low < high else None
+        # a millionth of a pixel is rounding: the picture begins at the edge of this cell
+        return (low, high) if high - low > 1e-6 else None

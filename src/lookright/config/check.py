@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
@@ -17,18 +17,28 @@ RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
 class Problems:
-    """Collects the user's errors of several `with` blocks, so that all are told at once.
+    """Collects everything that is wrong with a config, so that all is told at once.
 
-    A block ends at its first error; what a later block needs of it is not there, so guard that with `ok`.
+    Begins with what the config alone shows: values not set, unknown keys, values of another type. `build`
+    adds what constructors refuse, and so does a `with` block, which ends at its first error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
         self._messages: list[str] = []
+        self._faulty: list[str] = []
+        for path, message in _faults(config):
+            self._faulty.append(path)
+            self._messages.append(message)
 
-    @property
-    def ok(self) -> bool:
-        """Whether no block has failed yet."""
-        return not self._messages
+    def build(self, path: str, convert: str = "none") -> Any:
+        """The object of the `_target_` at a dotted path; None where that is null, faulty, or refused."""
+        node = OmegaConf.select(self.config, path)
+        if node is None or any(fault == path or fault.startswith(f"{path}.") for fault in self._faulty):
+            return None
+        with self:
+            return instantiate(node, _convert_=convert)
+        return None
 
     def __enter__(self) -> "Problems":
         return self
@@ -55,12 +65,15 @@ def own_error(error: BaseException | None) -> LookRightError | None:
 
 
 def check_config(config: DictConfig) -> None:
-    """Raise ConfigError with all problems at once: values not set, unknown keys, values of another type."""
-    problems = [f"{key} is not set; set {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
+    """Raise ConfigError with all that the config alone shows to be wrong."""
+    Problems(config).finish()
+
+
+def _faults(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """Path and message of values not set, unknown keys, values of another type."""
+    yield from ((key, f"{key} is not set; set {key}=...") for key in sorted(OmegaConf.missing_keys(config)))
     for path, node in _targets(config):
-        problems += _against_signature(path, node)
-    if problems:
-        raise ConfigError("\n".join(problems))
+        yield from _against_signature(path, node)
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -81,32 +94,33 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
         yield from _targets(child, f"{path}.{name}" if path else name)
 
 
-def _against_signature(path: str, node: DictConfig) -> list[str]:
+def _against_signature(path: str, node: DictConfig) -> Iterator[tuple[str, str]]:
     try:
         target = get_object(node["_target_"])
     except (ImportError, ValueError) as error:
-        return [f"{path}._target_={node['_target_']} cannot be imported: {error}"]
+        yield path, f"{path}._target_={node['_target_']} cannot be imported: {error}"
+        return
     try:
         parameters = inspect.signature(target, eval_str=True).parameters
     except NameError:
         parameters = inspect.signature(target).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    problems = []
     for key in node:
+        place = f"{path}.{key}"
         if key in parameters:
-            problems += _against_annotation(f"{path}.{key}", node, key, parameters[key].annotation)
+            yield from _against_annotation(place, node, key, parameters[key].annotation)
         elif key not in RESERVED and not takes_any:
-            problems.append(unknown_key(f"{path}.{key}", list(parameters)))
-    return problems
+            yield place, unknown_key(place, list(parameters))
 
 
-def _against_annotation(path: str, node: DictConfig, key: str, annotation: Any) -> list[str]:
+def _against_annotation(path: str, node: DictConfig, key: str, annotation: Any) -> Iterator[tuple[str, str]]:
     try:
         value = node[key]
     except (MissingMandatoryValue, InterpolationResolutionError):
-        return []
+        return
     wanted = misfit(value, annotation)
-    return [] if wanted is None else [f"{path}={value!r} is {type(value).__name__}; set {wanted}"]
+    if wanted is not None:
+        yield path, f"{path}={value!r} does not fit; set {wanted}"
 
 
 def unknown_key(path: str, valid: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from lookright.errors import RecordError
-from lookright.sources.base import PICTURE_ERRORS, decode_rgb, leaves_folder
+from lookright.sources.base import PICTURE_ERRORS, decode_rgb, fault, leaves_folder
 from lookright.types import Size
 
 JPEG_END = b"\xff\xd9"
@@ -86,7 +86,7 @@ def checked_size(data: bytes, name: str) -> Size:
             elif kind != "JPEG" or JPEG_END not in data[-256:]:
                 image.load()
     except PICTURE_ERRORS as error:
-        raise RecordError("picture", f"broken picture {name} of {len(data)} bytes ({error})") from error
+        raise RecordError("picture", f"broken picture {name} of {len(data)} bytes ({fault(error)})") from error
     return size
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-SOURCES = ("easy_vqa", "fashion_mnist")
-TRAIN_PROMPTS = {"easy_vqa": 1500, "fashion_mnist": 1200}
+SOURCES = {"easy_vqa": ["source=easy_vqa", "source.yes_no=false"], "fashion_mnist": ["source=fashion_mnist"]}
+"""Questions answered yes or no are left out: a wrong answer there says nothing about where the model looked."""
+TRAIN_PROMPTS = 1400
 TEST_PROMPTS = "{sequence:225,grid_collage:225,pic_in_pic:225,single_image:250}"
 """A few more than 200 of each format and source, since a rare question finds too few companions."""
 HARD = ["companions=same_question", "composers.pic_in_pic.min_side=96"]
@@ -14,9 +15,9 @@ def generate(source: str, backbone: str, folder: Path) -> list[str]:
     """Preference pairs from a source's training split."""
     return [
         "generate.py",
-        f"source={source}",
+        *SOURCES[source],
         f"backbone={backbone}",
-        f"num_prompts={TRAIN_PROMPTS[source]}",
+        f"num_prompts={TRAIN_PROMPTS}",
         *HARD,
         *SHORT,
         "batch_size=64",
@@ -30,7 +31,7 @@ def test_set(source: str, folder: Path) -> list[str]:
     return [
         "generate.py",
         "stage=compose",
-        f"source={source}",
+        *SOURCES[source],
         "split=test",
         "formats=[sequence,grid_collage,pic_in_pic,single_image]",
         f"num_prompts={TEST_PROMPTS}",

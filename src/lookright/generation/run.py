@@ -7,11 +7,10 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.backbones.base import Backbone
-from lookright.config.check import Problems, check_config
+from lookright.config.check import Problems
 from lookright.config.entry import with_output
 from lookright.data.encode import row_length
 from lookright.data.pictures import PictureFolder
@@ -41,7 +40,6 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
     With several shards every shard composes and answers its part; `stage=select` then joins them.
     """
     config = with_output(config)
-    check_config(config)
     run = _Run(config)
     workspace = open_workspace(config)
     if "compose" in run.stages:
@@ -65,12 +63,17 @@ class _Run:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
-        self.stages = _stages(config.stage)
-        problems = Problems()
+        problems = Problems(config)
+        self.stages: tuple[str, ...] = ()
+        with problems:
+            self.stages = _stages(config.stage)
         with problems:
             BadRecords(config.on_bad_record, "on_bad_record")
+        self.composers: list[Composer] = _composers(problems)
         if "compose" in self.stages:
-            self._check_composing(problems)
+            with problems:
+                check_counts(OmegaConf.to_container(config)["num_prompts"], config.formats)
+            self.source: Source = problems.build("source")
         if "answer" in self.stages:
             self._check_answering(problems)
         if "select" in self.stages:
@@ -78,14 +81,6 @@ class _Run:
         problems.finish()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-
-    def _check_composing(self, problems: Problems) -> None:
-        with problems:
-            self.composers = _composers(self.config)
-        with problems:
-            check_counts(OmegaConf.to_container(self.config, resolve=True)["num_prompts"], self.config.formats)
-        with problems:
-            self.source: Source = instantiate(self.config.source)
 
     def _check_answering(self, problems: Problems) -> None:
         config = self.config
@@ -95,29 +90,29 @@ class _Run:
             self.dtype = torch_dtype(config.dtype)
         with problems:
             check_adapter(config.adapter)
-        with problems:
-            self.decoder = instantiate(config.decode)
-        with problems:
-            self.noise = None if config.noise is None else instantiate(config.noise)
-        with problems:
-            self.backbone: Backbone = instantiate(config.backbone)
-            self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+        self.decoder = problems.build("decode")
+        self.noise = problems.build("noise")
+        self.backbone: Backbone = problems.build("backbone")
+        if self.backbone is not None:
+            with problems:
+                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
 
     def _check_selecting(self, problems: Problems) -> None:
-        config = self.config
+        filters = [problems.build(f"filters.{name}") for name, node in self.config.filters.items() if node is not None]
+        selection = problems.build("selection", "all")
+        self.pipeline = SelectionPipeline(selection, filters)
+        rule = getattr(selection, "match", None) or selection
+        if not hasattr(rule, "threshold"):
+            return
         with problems:
-            filters = [instantiate(node) for node in config.filters.values() if node is not None]
-            self.pipeline = SelectionPipeline(instantiate(config.selection, _convert_="all"), filters)
-            rule = getattr(self.pipeline.selection, "match", None) or self.pipeline.selection
-            if hasattr(rule, "threshold"):
-                unknown = sorted(set(rule.thresholds) - set(config.composers))
-                if unknown:
-                    raise ConfigError(
-                        f"selection.thresholds.{unknown[0]} is no format; valid: {', '.join(config.composers)}"
-                    )
-                for name, count in ((one.name, count) for one in _composers(config) for count in one.mixture):
-                    with problems:
-                        rule.threshold(name, count)
+            unknown = sorted(set(rule.thresholds) - set(self.config.composers))
+            if unknown:
+                raise ConfigError(
+                    f"selection.thresholds.{unknown[0]} is no format; valid: {', '.join(self.config.composers)}"
+                )
+        for name, count in ((one.name, count) for one in self.composers for count in one.mixture):
+            with problems:
+                rule.threshold(name, count)
 
     def compose(self, workspace: Workspace) -> None:
         """Prompts and pictures of this shard."""
@@ -203,11 +198,14 @@ def _stages(stage: str) -> tuple[str, ...]:
     return (stage,)
 
 
-def _composers(config: DictConfig) -> list[Composer]:
+def _composers(problems: Problems) -> list[Composer]:
+    config = problems.config
     unknown = sorted(set(config.formats) - set(config.composers))
-    if unknown or not config.formats:
-        raise ConfigError(f"formats={list(config.formats)}: name some of {', '.join(config.composers)}")
-    return [instantiate(config.composers[name], _convert_="all") for name in config.formats]
+    with problems:
+        if unknown or not config.formats:
+            raise ConfigError(f"formats={list(config.formats)}: name some of {', '.join(config.composers)}")
+    built = [problems.build(f"composers.{name}", "all") for name in config.formats if name in config.composers]
+    return [composer for composer in built if composer is not None]
 
 
 def _batches(workspace: Workspace, skipped: AppendOnly) -> Iterator[list[Prompt]]:

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lookright.data.records import prompt_from_dict, to_line
@@ -67,14 +68,13 @@ def merge_shards(workspace: Workspace) -> None:
     """
     if workspace.count == 1:
         return
-    shards = range(workspace.count)
-    parts = [
-        ((workspace.place(line), shard, line) for line in read_lines(path))
-        for shard, path in zip(shards, workspace.parts("instructions"), strict=True)
-    ]
     order = array("L")
 
+    def placed(shard: int, path: Path) -> Iterator[tuple[tuple[int, int], int, dict[str, Any]]]:
+        return ((workspace.place(line), shard, line) for line in read_lines(path))
+
     def instructions() -> Iterator[str]:
+        parts = [placed(shard, path) for shard, path in enumerate(workspace.parts("instructions"))]
         for _, shard, line in heapq.merge(*parts, key=lambda item: item[0]):
             order.append(shard)
             yield _text(line)

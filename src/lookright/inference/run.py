@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.config.check import Problems, check_config
+from lookright.backbones.base import Backbone
+from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.data.pictures import Pictures
 from lookright.errors import ConfigError, LookRightError
@@ -35,7 +35,6 @@ def infer(config: DictConfig) -> dict[str, Any]:
     neither the base model answers. Predictions are appended as they come, so a killed run goes on.
     """
     config = _with_run(with_output(config))
-    check_config(config)
     parts = _Parts(config)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -59,7 +58,7 @@ class _Parts:
     """What the config names, without weights. Raises ConfigError with all problems at once."""
 
     def __init__(self, config: DictConfig) -> None:
-        problems = Problems()
+        problems = Problems(config)
         with problems:
             self.device = pick_device(config.device)
         with problems:
@@ -71,13 +70,12 @@ class _Parts:
                 raise ConfigError(
                     f"batch_size={config.batch_size}, overlays={config.overlays}; set 1 or more, and 0 or more"
                 )
-        with problems:
-            self.decoder = instantiate(config.decode)
-        with problems:
-            self.questions: Questions = instantiate(config.data, _convert_="all")
-        with problems:
-            self.backbone = instantiate(config.backbone)
-            self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+        self.decoder = problems.build("decode")
+        self.questions: Questions = problems.build("data", "all")
+        self.backbone: Backbone = problems.build("backbone")
+        if self.backbone is not None:
+            with problems:
+                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
         problems.finish()
 
 

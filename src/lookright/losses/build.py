@@ -25,7 +25,7 @@ def build_loss(
     """alpha x preference term + gamma x SFT + attention.weight x attention term.
 
     `kind` is the name of a file in `losses/preference/`, or `package.module.Class` of a term elsewhere.
-    `attention` has `weight`, `threshold` and `layers`; `options` go to the preference term's constructor.
+    `attention` has `weight`, `threshold`, `layers` and `rows`; `options` go to the preference term's constructor.
     None, for `beta` and any option, is the term's own default. Raises ConfigError with every problem, one a line.
     """
     problems: list[str] = []
@@ -97,10 +97,10 @@ def _attention_term(attention: Mapping[str, Any] | None) -> tuple[float, Attenti
     """Weight and term; a weight of 0 leaves the term out but its values are still checked."""
     if attention is None:
         return 0.0, None
-    unknown = sorted(set(attention) - {"weight", "threshold", "layers"})
+    unknown = sorted(set(attention) - {"weight", "threshold", "layers", "rows"})
     if unknown:
-        raise ConfigError(f"loss.attention.{unknown[0]} is unknown; valid keys are weight, threshold, layers")
-    options = {key: attention[key] for key in ("threshold", "layers") if attention.get(key) is not None}
+        raise ConfigError(f"loss.attention.{unknown[0]} is unknown; valid keys are weight, threshold, layers, rows")
+    options = {key: attention[key] for key in ("threshold", "layers", "rows") if attention.get(key) is not None}
     return attention.get("weight", 0.9), AttentionLoss(**options)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lookright.errors import ConfigError
+from lookright.losses.attention import ROWS
 from lookright.losses.base import PairScores, Term, in_range
 
 
@@ -39,6 +40,11 @@ class CompositeLoss:
     def attention_layers(self) -> Sequence[int] | Sequence[float] | None:
         """What the active attention term asks for, as `layer_band` takes it; None is the default band."""
         return next((getattr(term, "layers", None) for _, term in self.terms.values() if term.needs_attention), None)
+
+    @property
+    def attention_rows(self) -> str:
+        """Which rows the active attention term reads; those of the whole response where there is none."""
+        return next((getattr(term, "rows", ROWS[0]) for _, term in self.terms.values() if term.needs_attention), ROWS[0])
 
     def __call__(self, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted loss float[P], and each term unweighted and detached under `loss_<name>`, float[P]."""

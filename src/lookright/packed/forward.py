@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lookright.attention import PackedCall, RowRecorder, attention_ratio
@@ -31,11 +32,13 @@ def packed_forward(
     batch: PackedBatch,
     features: Sequence[Tensor],
     ratio_layers: Sequence[int] = (),
+    ratio_rows: str = "response",
 ) -> PackedOutput:
     """Score every response of the batch.
 
     `model` is the bare model (adapters injected in place); `features` are the projected pictures, encoded
-    once for as many passes as need them; `ratio_layers` are the decoder layers (0-based) of the ratio.
+    once for as many passes as need them; `ratio_layers` are the decoder layers (0-based) of the ratio, taken
+    over all rows that predict the `response`, or over the `first` of them alone.
     """
     recorder = RowRecorder(ratio_layers, batch.weights) if ratio_layers else None
     rows = decoder_rows(backbone, model, batch, features, recorder)
@@ -43,7 +46,7 @@ def packed_forward(
     return PackedOutput(
         logps=sum_by_response(token_logps(logits, batch.scored.targets), batch.scored),
         num_tokens=batch.scored.counts(),
-        attention_ratio=None if recorder is None else _first_response_ratio(recorder, batch),
+        attention_ratio=None if recorder is None else _first_response_ratio(recorder, batch, ratio_rows),
     )
 
 
@@ -70,9 +73,11 @@ def decoder_rows(
     return output.last_hidden_state[0]
 
 
-def _first_response_ratio(recorder: RowRecorder, batch: PackedBatch) -> Tensor:
+def _first_response_ratio(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:
     """The ratio over the rows that predict each prompt's first response: float32[P]."""
     scored = batch.scored
-    per_response = attention_ratio(recorder.stacked(), scored.rows, scored.owner, scored.num_responses)
+    wanted = scored.firsts() if ratio_rows == "first" else torch.ones_like(scored.owner, dtype=torch.bool)
+    rows, owner = scored.rows[wanted], scored.owner[wanted]
+    per_response = attention_ratio(recorder.stacked(), rows, owner, scored.num_responses)
     ratio = per_response[batch.first_response]
     return ratio.masked_fill(~batch.has_target, float("nan"))

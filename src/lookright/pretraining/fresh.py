@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from lookright.backbones.ixc25.backbone import Ixc25Backbone
+from lookright.backbones.ixc25.tiny import write_ixc25_folder
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
 from lookright.formats.base import lower_first
 from lookright.formats.pic_in_pic import PHRASES
 from lookright.sources.base import Source
 
-FRAME = ("USER: ASSISTANT:", "Image1: Image2: In Image3,", "\n")
+FRAME = ("USER: ASSISTANT:", "user\nassistant\n", "Image1: Image2: In Image3,", "\n")
 
 
 def texts_of(sources: Sequence[Source]) -> Iterator[str]:
@@ -40,3 +43,24 @@ def fresh_llava(
         vision_feature_layer=-1,
     )
     return LlavaBackbone(path=folder, max_length=max_length)
+
+
+def fresh_ixc25(
+    folder: str,
+    sources: Sequence[Source],
+    vocab_size: int,
+    text: Mapping[str, Any],
+    vision: Mapping[str, int],
+    hd_num: int,
+    max_length: int = 2048,
+) -> Ixc25Backbone:
+    """An InternLM-XC2.5 without weights in `folder`; sizes as Ixc25Config and its vision part name them."""
+    write_ixc25_folder(
+        Path(folder),
+        texts_of(sources),
+        vocab_size=vocab_size,
+        text=dict(text),
+        vision=dict(vision),
+        max_length=max_length,
+    )
+    return Ixc25Backbone(path=folder, hd_num=hd_num, max_length=max_length)

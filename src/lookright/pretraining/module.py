@@ -14,6 +14,7 @@ from lookright.logprobs import sum_by_response, token_logps
 from lookright.packed.batch import PackedBatch
 from lookright.packed.forward import decoder_rows
 from lookright.pretraining.data import VisionBatch
+from lookright.pretraining.initialization import initialise
 from lookright.pretraining.muon import Muon
 from lookright.pretraining.phases import Phase
 from lookright.training.base import TunedModule
@@ -43,6 +44,7 @@ class PretrainModule(TunedModule):
         self.backbone, self.model = backbone, model
         self.group_sizes, self.phases = group_sizes, phases
         width = model.config.get_text_config().hidden_size
+        self._tower_rests = False
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(group_sizes)))
 
     @property
@@ -56,16 +58,16 @@ class PretrainModule(TunedModule):
         return False
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
-        """Muon for the matrices of layers and projector, AdamW for the rest; each phase has its own warm-up and decay."""
+        """Muon for the tower's matrices, AdamW for the rest; each phase has its own warm-up and decay."""
         options = self.optimization
-        hidden = {
+        tower = {
             id(module.weight)
             for name, module in self.model.named_modules()
-            if isinstance(module, nn.Linear) and ("layers." in name or "proj" in name)
+            if isinstance(module, nn.Linear) and name.startswith(self.backbone.vision_prefix)
         }
         parameters = list(self.parameters())
-        matrices = [parameter for parameter in parameters if id(parameter) in hidden]
-        others = [parameter for parameter in parameters if id(parameter) not in hidden]
+        matrices = [parameter for parameter in parameters if id(parameter) in tower]
+        others = [parameter for parameter in parameters if id(parameter) not in tower]
         muon = Muon(matrices, lr=MUON_SHARE * options.learning_rate, weight_decay=options.weight_decay)
         adamw = AdamW(others, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
         return [muon, adamw], [LambdaLR(optimizer, self._factor) for optimizer in (muon, adamw)]
@@ -125,10 +127,19 @@ class PretrainModule(TunedModule):
             self.log(f"val/{label}/accuracy", right[mine].float().mean(), batch_size=int(mine.sum()))
 
     def _rest_tower(self) -> None:
-        """Freeze the tower once the language phase is there."""
+        """Once, when the first language batch comes: the tower freezes, and the projector starts anew.
+
+        What it learned was to tell classes apart for the head, in a space that the decoder never saw.
+        """
+        if self._tower_rests:
+            return
+        self._tower_rests = True
         for name, parameter in self.model.named_parameters():
             if name.startswith(self.backbone.vision_prefix):
                 parameter.requires_grad_(False)
+        for name, module in self.model.named_modules():
+            if f"{name}." == self.backbone.projector_prefix:
+                initialise(module, self.backbone.num_layers)
 
     def _factor(self, step: int) -> float:
         """Share of the peak rate: warm-up and cosine decay to a tenth, in each phase for itself."""

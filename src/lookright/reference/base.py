@@ -26,7 +26,8 @@ class Preparation:
     """What a reference may use before the first step.
 
     `loaders` makes loaders over all pairs of this rank, each pair once, with keys; `device` and `context` are
-    what a forward pass of the run uses; `precision` is Lightning's name of it; `num_ranks` prepare at once.
+    what a forward pass of the run uses; `precision` is Lightning's name of it; `num_ranks` prepare at once, of
+    which one shows its progress.
     """
 
     loaders: Callable[[], list[DataLoader]]
@@ -34,6 +35,7 @@ class Preparation:
     precision: str = "32-true"
     context: Callable[[], AbstractContextManager] = nullcontext
     num_ranks: int = 1
+    show_progress: bool = True
 
 
 class Reference(ABC):
@@ -102,10 +104,14 @@ class ModelPair(nn.Module):
             return self.backbone.encode_images(self.model, batch.pixels)
 
     def score(
-        self, batch: PackedBatch, features: Sequence[Tensor], ratio_layers: Sequence[int] = ()
+        self,
+        batch: PackedBatch,
+        features: Sequence[Tensor],
+        ratio_layers: Sequence[int] = (),
+        ratio_rows: str = "response",
     ) -> PackedOutput:
         """The policy's pass."""
-        return packed_forward(self.backbone, self.model, batch, features, ratio_layers)
+        return packed_forward(self.backbone, self.model, batch, features, ratio_layers, ratio_rows)
 
     def reference_logps(self, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
         """The reference's pass: float32[R]."""

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from peft import PeftModel
 from torch import Tensor
 
@@ -78,7 +79,7 @@ class CachedLogps(Reference):
                 self._check(pair, preparation)
             self._fill(pair, preparation)
         damaged = f", {self.store.num_damaged} damaged records left out" if self.store.num_damaged else ""
-        print(
+        rank_zero_info(
             f"reference: {num_found} log-probabilities found in {self.folder}, "
             f"{len(self.store) - num_found} computed{damaged}"
         )
@@ -121,7 +122,9 @@ class CachedLogps(Reference):
     def _fill(self, pair: ModelPair, preparation: Preparation) -> None:
         loaders = preparation.loaders()
         batches = (batch for loader in loaders for batch in loader)
-        for batch in progress(batches, sum(len(loader) for loader in loaders), "reference"):
+        if preparation.show_progress:
+            batches = progress(batches, sum(len(loader) for loader in loaders), "reference")
+        for batch in batches:
             if all(key in self.store for key in batch.keys):
                 continue
             values = self._live(pair, move(batch, preparation.device))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lookright.errors import ConfigError, RecordError
 from lookright.types import SourceRow
@@ -72,4 +72,9 @@ def decode_rgb(data: bytes, where: str) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
     except PICTURE_ERRORS as error:
-        raise RecordError("picture", f"{where}: broken picture of {len(data)} bytes ({error})") from error
+        raise RecordError("picture", f"{where}: broken picture of {len(data)} bytes ({fault(error)})") from error
+
+
+def fault(error: Exception) -> str:
+    """What PIL found, without the address of the buffer that its message names."""
+    return "no picture format that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)

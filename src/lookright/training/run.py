@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.backbones.base import Backbone
-from lookright.config.check import Problems, check_config
+from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.errors import ConfigError
 from lookright.runtime import torch_dtype
@@ -38,7 +38,6 @@ def train(config: DictConfig) -> dict[str, Any]:
     Of several processes the first one alone writes.
     """
     config = with_output(config) if config.resume is None else _resumed(config)
-    check_config(config)
     settings, backbone, data, task = _parts(config)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
@@ -72,16 +71,13 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _parts(config: DictConfig) -> tuple[TrainerSettings, Backbone, LightningDataModule, Task]:
     """What the config names, without weights. Raises ConfigError with the problems of all parts."""
-    problems = Problems()
-    with problems:
-        settings = instantiate(config.trainer)
-    with problems:
-        backbone = instantiate(config.backbone)
-    with problems:
-        data = instantiate(config.data, _convert_="all")
-    with problems:
-        task = instantiate(config.task)
-        task.check(config)
+    problems = Problems(config)
+    settings = problems.build("trainer")
+    backbone = problems.build("backbone")
+    data = problems.build("data", "all")
+    task = problems.build("task")
+    if task is not None:
+        task.check(problems)
     with problems:
         Optimization(**OmegaConf.to_container(config.optimization))
     problems.finish()

@@ -46,9 +46,9 @@ class Task(ABC):
     idle_parameters = False
     """Whether some parameters that train may get no gradient from the loss; known once `check` was called."""
 
-    def check(self, config: DictConfig) -> None:
-        """Check what needs neither backbone nor data. Raises ConfigError with every problem."""
-        del config
+    def check(self, problems: Problems) -> None:
+        """Add what is wrong with the config, as far as it can be told without backbone and data."""
+        del problems
 
     @abstractmethod
     def prepare(self, config: DictConfig, backbone: Backbone, data: LightningDataModule) -> None:
@@ -70,21 +70,19 @@ class Task(ABC):
 class PreferenceTask(Task):
     """Tune a policy on preference pairs."""
 
-    def check(self, config: DictConfig) -> None:
+    def check(self, problems: Problems) -> None:
         """Build loss and tuning, and see that the reference can be built."""
-        problems = Problems()
+        config = problems.config
+        self.loss: CompositeLoss = problems.build("loss", "all")
+        self.tuning = problems.build("tuning")
+        problems.build("reference")
         with problems:
             if config.loss is None:
                 raise ConfigError("task=preference needs a loss; set loss=preference")
-            self.loss: CompositeLoss = instantiate(config.loss, _convert_="all")
-        with problems:
-            self.tuning = instantiate(config.tuning)
-        if problems.ok and self.loss.needs_reference:
-            with problems:
-                if config.reference is None:
-                    raise ConfigError("the loss compares with a reference; set reference=adapter_off, or loss.alpha=0")
-                instantiate(config.reference)
-        problems.finish()
+            if config.reference is None and self.loss is not None and self.loss.needs_reference:
+                raise ConfigError("the loss compares with a reference; set reference=adapter_off, or loss.alpha=0")
+        if None in (self.loss, self.tuning):
+            return
         # the attention term ends at the highest layer of its band; a tower's last layers may feed nothing
         only_attention = all(term.needs_attention for _, term in self.loss.terms.values())
         self.idle_parameters = only_attention or bool(getattr(self.tuning, "train_vision", False))
@@ -123,6 +121,7 @@ class PreferenceTask(Task):
             precision=str(trainer.precision),
             context=strategy.precision_plugin.forward_context,
             num_ranks=num_ranks,
+            show_progress=trainer.is_global_zero,
         )
         module.pair.reference.prepare(strategy.precision_plugin.convert_module(module).pair, preparation)
 
