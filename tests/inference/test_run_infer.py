@@ -30,7 +30,7 @@ def question(folder: Path, number: int) -> Prompt:
     """Formats in turn; pictures of noise."""
     name = FORMATS[number % 4]
     count = {"sequence": 2 + number % 3, "single_image": 1}.get(name, 2)
-    size = (20, 16) if name in ("sequence", "single_image") else (40, 16)
+    size = {"sequence": (20, 16), "single_image": (16, 16)}.get(name, (40, 16))
     names = [f"images/{number}_{place}.png" for place in range(count if name == "sequence" else 1)]
     for index, file in enumerate(names):
         data = random.Random(f"{number}/{index}").randbytes(size[0] * size[1] * 3)
@@ -119,7 +119,7 @@ def test_metrics_against_a_count_by_hand(run: Run, plain: Path, questions_file: 
     assert accuracy["sequence"]["high"] == pytest.approx(100 * (centre + half), abs=1e-3)
     ratios = [line["attention_ratio"] for line in lines if line["format"] == "grid_collage"]
     assert result["attention_ratio"]["grid_collage"]["value"] == pytest.approx(sum(ratios) / 4)
-    # the only image gets all the attention
+    # the only image gets all the attention; it is square, so no token shows padding
     assert result["attention_ratio"]["single_image"]["value"] == pytest.approx(1.0, abs=1e-6)
     assert result["errors"]["multi_image"]["num_wrong"] == 8
     assert result["errors"]["multi_image"]["sequence_confusion"]["value"] == pytest.approx(100 * 2 / 8)

@@ -166,7 +166,7 @@ def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
         "correct": right,
         "attention_ratio": item.attention_ratio if used is None else used,
         "confidence": answer.confidence,
-        "factor": answer.factor,
+        "factor": round(answer.factor, 6),
         "error_kind": None if right else error_kind(answer.text, prompt.answer, others),
     }
 

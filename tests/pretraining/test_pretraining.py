@@ -1,0 +1,184 @@
+"""Pretraining: prompts, labels of tokens, Muon against its definition, phases and their schedule."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from lookright.backbones.llava import LlavaBackbone
+from lookright.errors import ConfigError
+from lookright.formats.grid_collage import GridCollage
+from lookright.formats.pic_in_pic import PicInPic
+from lookright.formats.sequence import SequenceFormat
+from lookright.formats.single import SingleImage
+from lookright.pretraining.data import PhaseDataset, PretrainData, VisionBatch, collate
+from lookright.pretraining.fresh import fresh_llava
+from lookright.pretraining.initialization import initialise
+from lookright.pretraining.module import PretrainModule
+from lookright.pretraining.muon import Muon, orthogonalised
+from lookright.pretraining.phases import Phase
+from lookright.pretraining.prompts import PictureLabels, PromptMaker
+from lookright.sources.fashion_mnist import CLASS_NAMES, FashionMnist
+from lookright.training.optimization import Optimization
+from lookright.types import IMAGE_PLACEHOLDER
+
+COMPOSERS = {
+    composer.name: composer
+    for composer in (SingleImage(), SequenceFormat(), GridCollage(cell_size=112, margin=10), PicInPic(min_side=84))
+}
+EVEN = dict.fromkeys(COMPOSERS, 1.0)
+
+
+def phase(kind: str = "language", **changes: object) -> Phase:
+    return Phase(**({"kind": kind, "steps": 4, "batch_size": 3, "weights": EVEN} | changes))
+
+
+def maker(**changes: object) -> PromptMaker:
+    return PromptMaker(FashionMnist(), "train", list(COMPOSERS.values()), phase(**changes), varied=True)
+
+
+def test_questions_name_images_that_have_their_answers() -> None:
+    prompts = maker()
+    for seed in range(60):
+        asked = prompts.make(random.Random(seed))
+        assert asked.prefix.count(IMAGE_PLACEHOLDER) == len(asked.pictures)
+        for text, answer, place in asked.questions:
+            shown = prompts.row_of(asked.regions[place])
+            assert answer == shown.answer
+            if asked.format in ("sequence", "grid_collage"):
+                assert text.startswith(f"In Image{place + 1}, ")
+
+
+def test_a_prefix_and_a_question_are_the_prompt(llava: LlavaBackbone) -> None:
+    prompts = maker()
+    for seed in range(20):
+        asked = prompts.make(random.Random(seed))
+        sizes = [picture.size for picture in asked.pictures]
+        prefix = llava.encode_prefix(asked.prefix, sizes)
+        question = llava.encode_continuation(asked.questions[0][0])
+        whole = llava.encode_prompt(asked.prefix + asked.questions[0][0], sizes)
+        assert torch.cat([prefix.input_ids, question]).tolist() == whole.input_ids.tolist()
+        assert prefix.image_spans == whole.image_spans
+
+
+def test_tokens_get_the_class_of_the_cell_that_they_see(llava: LlavaBackbone) -> None:
+    labels = PictureLabels([["circle"], CLASS_NAMES])
+    prompts = maker(weights={"grid_collage": 1.0})
+    data = PhaseDataset(llava, [prompts], labels, 12, "seed")
+    for number in range(12):
+        asked = prompts.make(_after_choice(f"seed/{number}", prompts))
+        _, found = data[number]
+        token_map = llava.token_map(asked.pictures[0].size, 1)
+        for region in asked.regions:
+            inside = token_map.coverage(region.box) > 0.99
+            wanted = CLASS_NAMES.index(prompts.row_of(region).answer)
+            assert set(found[inside, 1].tolist()) <= {wanted}
+        assert (found[:, 0] == -100).all()
+
+
+def _after_choice(seed: str, prompts: PromptMaker) -> random.Random:
+    """The generator as it is when the data set asks its maker."""
+    rng = random.Random(seed)
+    rng.choice([prompts])
+    return rng
+
+
+def test_orthogonalised_is_near_the_polar_factor() -> None:
+    for shape in ((8, 20), (20, 8), (6, 6)):
+        matrix = torch.randn(shape)
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        found = orthogonalised(matrix)
+        # the iteration ends with singular values in about [0.7, 1.2], not at 1
+        values = torch.linalg.svdvals(found)
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+        assert torch.nn.functional.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
+
+
+def test_muon_steps_against_the_gradient_and_decays() -> None:
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = Muon([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.eye(4)
+    optimizer.step()
+    assert torch.diagonal(weight).max() < 1 - 0.1 * 0.5
+    off_diagonal = weight.detach()[~torch.eye(4, dtype=torch.bool)]
+    torch.testing.assert_close(off_diagonal, torch.full_like(off_diagonal, 1 - 0.1 * 0.5))
+
+
+def test_initial_matrices_have_the_size_of_their_inputs(llava: LlavaBackbone) -> None:
+    model = llava.build(weights=False)
+    initialise(model, llava.num_layers)
+    layer = llava.language_model(model).layers[0]
+    assert layer.self_attn.q_proj.weight.std() == pytest.approx(32**-0.5, rel=0.1)
+    assert layer.mlp.down_proj.weight.std() == pytest.approx(48**-0.5 / 12**0.5, rel=0.1)
+
+
+def test_one_batch_of_each_kind_lowers_its_loss_and_the_tower_rests(llava: LlavaBackbone) -> None:
+    model = llava.build(weights=False)
+    initialise(model, llava.num_layers)
+    labels = PictureLabels([CLASS_NAMES])
+    phases = [phase("vision"), phase()]
+    module = PretrainModule(llava, model, labels.sizes, Optimization(learning_rate=3e-3), phases)
+    vision = collate([PhaseDataset(llava, [maker()], labels, 8, "a")[number] for number in range(8)])
+    language = collate([PhaseDataset(llava, [maker()], None, 4, "b")[number] for number in range(4)])
+    assert isinstance(vision, VisionBatch)
+    optimizers, _ = module.configure_optimizers()
+
+    def losses(step: str, count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            loss = module.vision_loss(vision)[0] if step == "vision" else module.answers(language)[0].mean()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            found.append(float(loss))
+        return found
+
+    seen = losses("vision", 8)
+    assert seen[-1] < 0.8 * seen[0]
+    module._rest_tower()
+    tower = {name: value.clone() for name, value in model.named_parameters() if name.startswith(llava.vision_prefix)}
+    said = losses("language", 8)
+    assert said[-1] < 0.8 * said[0]
+    assert all(torch.equal(value, dict(model.named_parameters())[name]) for name, value in tower.items())
+
+
+def test_schedule_starts_anew_in_each_phase(llava: LlavaBackbone) -> None:
+    phases = [phase(steps=10), phase(steps=20, rate=0.5)]
+    module = PretrainModule(llava, llava.build(weights=False), [2], Optimization(warmup=0.2), phases)
+    factors = [module._factor(step) for step in range(31)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[10:15] == [0.125, 0.25, 0.375, 0.5, 0.5]
+    assert factors[9] < 0.2
+    assert factors[30] == pytest.approx(0.05)
+
+
+def test_data_go_through_the_phases_in_order(llava: LlavaBackbone) -> None:
+    data = PretrainData(
+        [FashionMnist()], COMPOSERS, [phase("vision", steps=2), phase(steps=3)], [CLASS_NAMES], val_prompts=2
+    )
+    data.prepare(llava)
+    kinds = [isinstance(batch, VisionBatch) for batch in data.train_dataloader()]
+    assert kinds == [True, True, False, False, False]
+    assert len(data.val_set) == 8
+
+
+def test_bad_phases_are_refused() -> None:
+    with pytest.raises(ConfigError, match="valid: vision, language"):
+        phase("sound")
+    with pytest.raises(ConfigError, match="1 or more"):
+        phase(steps=0)
+
+
+def test_words_of_prompts_are_single_tokens(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
+    vision = {"image_size": 42, "patch_size": 14, "hidden_size": 24, "intermediate_size": 32}
+    vision |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    backbone = fresh_llava(str(tmp_path), [FashionMnist()], 600, sizes, vision)
+    for word in ("Image", *CLASS_NAMES[:9]):
+        assert len(backbone.tokenizer(f" {word}", add_special_tokens=False).input_ids) <= (3 if "-" in word else 1)
+    text = "A word nobody ever trained on: Żółć 123!"
+    assert backbone.decode(backbone.encode_response(text).tolist()) == text
