@@ -9,7 +9,6 @@ import pytest
 from omegaconf import DictConfig
 
 from lookright.config.check import check_config
-from lookright.training.tasks import PreferenceTask
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,8 +31,6 @@ def test_command(command: str, arguments: str, composed: Callable[..., DictConfi
     if config.output is None or str(config.output) == "???":
         config.output = "outputs/test"
     check_config(config)
-    if command == "train":
-        PreferenceTask().check(config)
 
 
 def test_make_targets_exist() -> None:

@@ -30,9 +30,9 @@ from tests.reference.cached_parts import (
     write_data,
 )
 
-# Sums of about ten tokens near -50 nats. A batch of another composition multiplies in another order, so the last
-# bits differ: 1e-13 in float64; in float32 the sharp logits of these models make it up to some 1e-5.
-CLOSE = {torch.float64: 1e-10, torch.float32: 2e-4}
+# Sums of about ten tokens near -50 nats. A batch of another composition may multiply in another order, so the last
+# bits may differ; a float64 model has its norms in float32, so it too is not exact beyond some 1e-7.
+CLOSE = {torch.float64: 1e-6, torch.float32: 2e-4}
 
 
 @pytest.fixture()

@@ -60,7 +60,8 @@ def test_another_type_is_refused(stored: Path, llava: LlavaBackbone) -> None:
 
 def test_another_precision_is_refused(stored: Path, llava: LlavaBackbone) -> None:
     message = refusal(stored, llava, precision="bf16-mixed")
-    assert named(message) == {"precision (trainer.precision)"} and "was 32-true" in message and "is bf16-mixed" in message
+    assert named(message) == {"precision (trainer.precision)"}
+    assert "was 32-true" in message and "is bf16-mixed" in message
 
 
 def test_another_template_is_refused(stored: Path, llava: LlavaBackbone, llava_folder: Path) -> None:

@@ -40,7 +40,7 @@ text = {"hidden_size": 256, "intermediate_size": 688, "num_key_value_heads": 2, 
 vision = {"image_size": 336, "patch_size": 14, "hidden_size": 64, "intermediate_size": 128, **sizes}
 write_llava_folder(folder, [LONG], vocab_size=330, text=text, vision=vision)
 backbone = LlavaBackbone(path=str(folder))
-batch = pack([make_example(backbone, 3, ["red circle", LONG])])
+batch = pack([make_example(backbone, 2, ["red circle", LONG])])
 with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * resource.getpagesize()
 chosen = FullTuning() if tuning == "full" else LoraTuning(r=16, alpha=32, dropout=0.05)

@@ -8,8 +8,6 @@ from transformers.utils import logging as transformers_logging
 WARNINGS = (
     # frozen parts are kept in evaluation mode on purpose
     r"Found \d+ module\(s\) in eval mode at the start of training",
-    # the data module goes on where the checkpoint was taken, which Lightning cannot know
-    r"You're resuming from a checkpoint that ended before the epoch ended",
     # a resumed run writes on into its own folder
     r"Checkpoint directory .* exists and is not empty",
     # calls inside Lightning and transformers

@@ -43,6 +43,17 @@ class PairDataset(Dataset[Example]):
         return example
 
 
+class _ResumableLoader(DataLoader):
+    """Lightning warns where a run goes on with a loader that keeps no state; here the data module keeps it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing of its own."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
 class PreferenceData(LightningDataModule):
     """Pairs of one file or several (`path`), some held out for validation, or those of `val_path`.
 
@@ -136,7 +147,7 @@ class PreferenceData(LightningDataModule):
         return sampler
 
     def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader:
-        return DataLoader(
+        return _ResumableLoader(
             dataset,
             batch_sampler=sampler,
             collate_fn=pack,

@@ -24,11 +24,13 @@ from lookright.reference.identity import (
 from lookright.reference.store import LogpStore
 from lookright.streams import progress
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats per square root of a response's tokens by which a recomputed sum may differ.
 
-A batch of another composition multiplies in another order, so that only rounding differs; errors of single
-tokens have either sign, so that their sum grows with the root. Some ten times what was measured.
+A batch of another composition, or another device, multiplies in another order, so that rounding differs;
+errors of single tokens have either sign, so that their sum grows with the root. On 8 layers of width 512 the
+whole rounding error against float64 was 7e-6 in float32 and 0.05 to 0.08 in bfloat16 (float64 itself: 2e-7, since
+the norms stay in float32); deeper models have more. Other weights or pictures are off by whole nats.
 """
 SHARED_FOLDER_WAIT = 60
 """Seconds until a network file system is sure to show what another rank has written."""

@@ -1,10 +1,11 @@
 """Loggers: every run writes metrics.csv; the `logger` group adds another."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
@@ -56,6 +57,13 @@ def with_metrics_file(logger: Logger | None, folder: Path) -> list[Logger]:
     if isinstance(logger, RunCSVLogger):
         return [logger]
     return [RunCSVLogger(folder), *([] if logger is None else [logger])]
+
+
+def close(loggers: Sequence[Logger]) -> None:
+    """End what Lightning leaves open: the next job of a sweep would write into this one's W&B run."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def _header(path: Path) -> list[str]:

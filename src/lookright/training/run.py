@@ -20,7 +20,7 @@ from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.errors import ConfigError
 from lookright.runtime import torch_dtype
-from lookright.training.loggers import METRICS_FILE, RunCSVLogger, with_metrics_file
+from lookright.training.loggers import METRICS_FILE, RunCSVLogger, close, with_metrics_file
 from lookright.training.optimization import Optimization, count_steps
 from lookright.training.plan import print_plan
 from lookright.training.tasks import RunParts, Task
@@ -62,6 +62,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     summary = _summary(trainer, data, num_steps, time.perf_counter() - started)
+    close(trainer.loggers)
     if trainer.is_global_zero:
         summary["weights"] = task.save(module, folder).name
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
