@@ -71,7 +71,7 @@ def test_generate_goes_on_after_sigkill(composed: Compose, llava_weights: Path, 
 @pytest.mark.slow
 def test_train_on_two_processes_is_train_on_one(composed: Compose, small_run: list[str], tmp_path: Path) -> None:
     """Two ranks with a batch each step as one process does that adds up the gradients of two batches."""
-    shared = [*small_run, "data.batch_size=1", "data.val_fraction=0.1", "tuning.dropout=0", "trainer.max_epochs=2"]
+    shared = [*small_run, "data.batch_size=1", "tuning.dropout=0", "trainer.max_epochs=2"]
     two = start(
         "train.py", *shared, "trainer.devices=2", "trainer.strategy=ddp", f"output={tmp_path / 'two'}", cwd=tmp_path
     )
@@ -91,7 +91,7 @@ def test_train_on_two_processes_is_train_on_one(composed: Compose, small_run: li
 @pytest.mark.slow
 def test_sweep_runs_its_jobs_and_says_nothing_needless(small_run: list[str], tmp_path: Path) -> None:
     sweep = ["-m", "loss.alpha=0,1", "loss.gamma=0,1", "trainer.max_steps=2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    output = finish(start("train.py", *small_run, *sweep, cwd=tmp_path))
+    output = finish(start("train.py", *sweep, *small_run, cwd=tmp_path))
     summaries = [json.loads((tmp_path / "sweep" / str(job) / "summary.json").read_text()) for job in range(4)]
     assert [summary["steps"] for summary in summaries] == [2] * 4
     assert ["train/loss_dpo" in summary["metrics"] for summary in summaries] == [False, False, True, True]

@@ -9,6 +9,7 @@ from lookright.data.validate import BadRecords
 from lookright.errors import ConfigError
 from lookright.formats.base import Composer
 from lookright.generation.compose import check_counts
+from lookright.generation.workspace import workspace_of
 from lookright.losses.band import one_layer
 from lookright.runtime import check_adapter, pick_device, torch_dtype
 from lookright.selection.pipeline import SelectionPipeline
@@ -31,6 +32,8 @@ class GenerationParts:
             self.stages = _stages(config.stage)
         with problems:
             BadRecords(config.on_bad_record, "on_bad_record")
+        with problems:
+            workspace_of(config)
         self.composers: list[Composer] = _composers(problems)
         if "compose" in self.stages:
             with problems:

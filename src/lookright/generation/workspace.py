@@ -87,16 +87,21 @@ class Workspace:
         return self.folder / "shards" / f"{name}-{index:05d}-of-{self.count:05d}.jsonl"
 
 
-def open_workspace(config: DictConfig) -> Workspace:
-    """The workspace of a config; raises ConfigError where the folder holds another run."""
+def workspace_of(config: DictConfig) -> Workspace:
+    """The workspace of a config, as yet without a look at the disk. Raises ConfigError."""
     lots = tuple(config.num_prompts) if OmegaConf.is_dict(config.num_prompts) else (ONE_LOT,)
-    workspace = Workspace(
+    return Workspace(
         folder=Path(config.output),
         index=config.shard.index,
         count=config.shard.count,
         batch_size=config.batch_size,
         lots=lots,
     )
+
+
+def open_workspace(config: DictConfig) -> Workspace:
+    """The workspace, its config saved; raises ConfigError where the folder holds another run."""
+    workspace = workspace_of(config)
     saved_path = workspace.folder / CONFIG_FILE
     workspace.folder.mkdir(parents=True, exist_ok=True)
     if not saved_path.is_file():
