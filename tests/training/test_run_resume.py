@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from lookright.errors import ConfigError
 from lookright.training.preference import PreferenceModule
 from lookright.training.run import train
 
@@ -54,7 +55,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def settings(small_run: list[str]) -> list[str]:
-    """Eleven pairs train in six batches, three optimiser steps an epoch."""
+    """Twelve pairs train in six batches, three optimiser steps an epoch."""
     return [*small_run, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2", "trainer.checkpoint_every=1"]
 
 
@@ -66,16 +67,33 @@ def unbroken(composed: Compose, settings: list[str], tmp_path_factory: pytest.Te
     return folder
 
 
-@pytest.mark.parametrize("num_batches", [3, 4, 5, 6, 7, 8, 11])
+@pytest.mark.parametrize(
+    ("num_batches", "num_workers"),
+    [
+        (3, 0),  # in the middle of an accumulation
+        (6, 0),  # between two epochs
+        (9, 1),  # in the second epoch, whose order a worker must know from the start
+        (11, 0),
+    ],
+)
 def test_resumed_run_is_exact(
     num_batches: int,
+    num_workers: int,
     composed: Compose,
     settings: list[str],
     unbroken: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_until(monkeypatch, composed("train", *settings, f"output={tmp_path}"), num_batches)
+    config = composed("train", *settings, f"output={tmp_path}", f"data.num_workers={num_workers}")
+    run_until(monkeypatch, config, num_batches)
     assert not (tmp_path / "adapter").exists()
     train(composed("train", f"resume={tmp_path}"))
     assert_same_run(tmp_path, unbroken)
+
+
+def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [f"resume={unbroken}", "seed=1"]
+    monkeypatch.setattr("lookright.training.run.given_overrides", lambda: given)
+    with pytest.raises(ConfigError, match=r"resume takes the config of .*; remove seed=1"):
+        train(composed("train", *given))
