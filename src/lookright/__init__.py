@@ -1,0 +1,1 @@
+"""Preference tuning of vision-language models on several images."""

@@ -13,7 +13,8 @@ from lookright.errors import ConfigError, RecordError
 
 
 def test_every_problem_of_a_config_is_told_at_once(composed: Callable[..., DictConfig]) -> None:
-    config = composed("train", "backbone=llava15_7b", "data.path=???", "+trainer.max_step=3", "tuning.r=many", "+data.formts=[sequence]")
+    wrong = ("+trainer.max_step=3", "tuning.r=many", "+data.formts=[sequence]")
+    config = composed("train", "backbone=llava15_7b", "data.path=???", *wrong)
     with pytest.raises(ConfigError) as error:
         check_config(config)
     lines = str(error.value).split("\n")

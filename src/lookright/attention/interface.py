@@ -36,14 +36,14 @@ def lookright_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if packed is not None:
         if dropout:
-            raise ValueError(f"attention dropout {dropout} is not supported in a packed row; set attention_dropout to 0")
+            raise ValueError(
+                f"attention dropout {dropout} is not supported in a packed row; set attention_dropout to 0"
+            )
         return packed_attention(query, key, value, scale, module.layer_idx, packed), None
     image_scaling = active_scaling()
     if image_scaling is not None and image_scaling.applies(query.shape[2], key.shape[2]):
         return image_scaling.attend(query, key, value, attention_mask, scale, module.layer_idx), None
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs
-    )
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs)
 
 
 def use_lookright_attention(decoder: PreTrainedModel) -> None:

@@ -113,7 +113,9 @@ class Backbone(ABC):
     def encode_images(self, model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
         """Projected tokens of each picture: float[N_i, D]; `model` is the bare model, not a PEFT wrapper."""
 
-    def merge_images(self, model: nn.Module, input_ids: Tensor, image_mask: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def merge_images(
+        self, model: nn.Module, input_ids: Tensor, image_mask: Tensor, features: Sequence[Tensor]
+    ) -> Tensor:
         """Token embeddings int64[B, L] -> float[B, L, D] with image rows replaced, in row-major order."""
         embeds = model.get_input_embeddings()(input_ids)
         flat = torch.cat(list(features)).to(embeds.dtype) if features else embeds.new_zeros(0, embeds.shape[-1])

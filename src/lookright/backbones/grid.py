@@ -38,8 +38,12 @@ class GridMap(TokenMap):
     def coverage(self, box: Box) -> Tensor:
         """See TokenMap.coverage: float32[num_tokens]."""
         x0, y0, x1, y1 = box
-        across = interval_coverage(x0 * self.scale + self.offset_x, x1 * self.scale + self.offset_x, self.cells, self.side)
-        down = interval_coverage(y0 * self.scale + self.offset_y, y1 * self.scale + self.offset_y, self.cells, self.side)
+        across = interval_coverage(
+            x0 * self.scale + self.offset_x, x1 * self.scale + self.offset_x, self.cells, self.side
+        )
+        down = interval_coverage(
+            y0 * self.scale + self.offset_y, y1 * self.scale + self.offset_y, self.cells, self.side
+        )
         return torch.outer(down, across).flatten().float()
 
     def footprints(self) -> list[Box | None]:

@@ -1,0 +1,1 @@
+"""Answering: one prefill, then greedy, beams, sampled or adaptive."""

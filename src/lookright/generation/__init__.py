@@ -1,0 +1,1 @@
+"""What generate.py runs: compose, answer, select."""

@@ -44,7 +44,9 @@ class CompositeLoss:
     @property
     def attention_rows(self) -> str:
         """Which rows the active attention term reads; those of the whole response where there is none."""
-        return next((getattr(term, "rows", ROWS[0]) for _, term in self.terms.values() if term.needs_attention), ROWS[0])
+        return next(
+            (getattr(term, "rows", ROWS[0]) for _, term in self.terms.values() if term.needs_attention), ROWS[0]
+        )
 
     def __call__(self, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted loss float[P], and each term unweighted and detached under `loss_<name>`, float[P]."""

@@ -1,0 +1,1 @@
+"""A batch as one padding-free row."""

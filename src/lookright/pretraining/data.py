@@ -118,7 +118,9 @@ class PretrainData(LightningDataModule):
             for number, phase in enumerate(self.phases)
         ]
         self.train_set = ConcatDataset(parts)
-        asked = Phase(kind="language", steps=1, batch_size=1, weights=dict.fromkeys(self.composers, 1.0), num_questions=1)
+        asked = Phase(
+            kind="language", steps=1, batch_size=1, weights=dict.fromkeys(self.composers, 1.0), num_questions=1
+        )
         self.val_set = PhaseDataset(
             backbone, self._makers("test", asked), None, self.val_prompts * len(self.composers), "val"
         )

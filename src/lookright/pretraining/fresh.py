@@ -32,7 +32,7 @@ def fresh_llava(
     vision: Mapping[str, int],
     max_length: int = 2048,
 ) -> LlavaBackbone:
-    """A LLaVA without weights in `folder`; `text` and `vision` are sizes as LlamaConfig and CLIPVisionConfig name them."""
+    """A LLaVA without weights in `folder`; `text` and `vision` name sizes as LlamaConfig and CLIPVisionConfig do."""
     write_llava_folder(
         Path(folder),
         texts_of(sources),

@@ -11,7 +11,7 @@ EMBEDDING_STD = 0.5
 
 @torch.no_grad()
 def initialise(model: nn.Module, num_layers: int) -> None:
-    """Draw every matrix with standard deviation 1/sqrt(inputs), smaller by sqrt(2 layers) where it adds to the residual.
+    """Draw every matrix with standard deviation 1/sqrt(inputs), less by sqrt(2 layers) where it adds to the residual.
 
     Token and position embeddings get a size at which they matter beside pictures; biases start at 0.
     """

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
@@ -51,6 +53,10 @@ class PretrainModule(TunedModule):
     def trained_model(self) -> nn.Module:
         """All of it."""
         return self.model
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Everything: the tower that rests was trained here too."""
+        return LightningModule.state_dict(self, *args, **kwargs)
 
     @property
     def automatic_optimization(self) -> bool:

@@ -36,9 +36,7 @@ class PromptMaker:
     and shifted a little.
     """
 
-    def __init__(
-        self, source: Source, split: Split, composers: Sequence[Composer], phase: Phase, varied: bool
-    ) -> None:
+    def __init__(self, source: Source, split: Split, composers: Sequence[Composer], phase: Phase, varied: bool) -> None:
         self.source, self.varied = source, varied
         self.rows = [row for row in source.rows(split) if phase.yes_no or row.answer not in ("yes", "no")]
         self.composers = [composer for composer in composers if phase.weights.get(composer.name, 0) > 0]
@@ -98,12 +96,12 @@ class PromptMaker:
             regions=composed.regions,
         )
 
-    def _candidates(
-        self, name: str, composed: Composed, key: str, rng: random.Random
-    ) -> list[tuple[int, SourceRow]]:
+    def _candidates(self, name: str, composed: Composed, key: str, rng: random.Random) -> list[tuple[int, SourceRow]]:
         """Further questions: the same one about the other images first, then any about any image that can be named."""
         places = range(len(composed.regions)) if name in ("sequence", "grid_collage") else [composed.target]
-        rows = [(place, row) for place in places for row in self.by_picture[self.row_of(composed.regions[place]).picture]]
+        rows = [
+            (place, row) for place in places for row in self.by_picture[self.row_of(composed.regions[place]).picture]
+        ]
         rng.shuffle(rows)
         return sorted(rows, key=lambda pair: self.source.question_key(pair[1]) != key)
 

@@ -1,0 +1,1 @@
+"""A policy and its reference as one object."""

@@ -26,7 +26,9 @@ class LoraTuning:
         adapter: str | None = None,
     ) -> None:
         if r < 1 or alpha <= 0 or not 0 <= dropout < 1:
-            raise ConfigError(f"tuning.r={r}, alpha={alpha}, dropout={dropout}: need r >= 1, alpha > 0, dropout in [0, 1)")
+            raise ConfigError(
+                f"tuning.r={r}, alpha={alpha}, dropout={dropout}: need r >= 1, alpha > 0, dropout in [0, 1)"
+            )
         check_adapter(adapter, "tuning.adapter")
         self.r, self.alpha, self.dropout, self.targets = r, alpha, dropout, targets
         self.train_projector = train_projector
