@@ -20,7 +20,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments"
 def groups_of(command: str) -> list[str]:
     """Groups that the command's defaults list names."""
     defaults = OmegaConf.load(CONFIG_FOLDER / f"{command}.yaml").defaults
-    return [next(iter(entry)) for entry in defaults if OmegaConf.is_dict(entry) and "experiment" not in entry]
+    names = [next(iter(entry)) for entry in defaults if OmegaConf.is_dict(entry)]
+    return [name for name in names if name != "experiment" and not name.startswith("override ")]
 
 
 def choices() -> list[tuple[str, str, str]]:

@@ -110,8 +110,8 @@ def test_initial_matrices_have_the_size_of_their_inputs(llava: LlavaBackbone) ->
     model = llava.build(weights=False)
     initialise(model, llava.num_layers)
     layer = llava.language_model(model).layers[0]
-    assert layer.self_attn.q_proj.weight.std() == pytest.approx(32**-0.5, rel=0.1)
-    assert layer.mlp.down_proj.weight.std() == pytest.approx(48**-0.5 / 12**0.5, rel=0.1)
+    assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
+    assert layer.mlp.down_proj.weight.std().item() == pytest.approx(48**-0.5 / 12**0.5, rel=0.1)
 
 
 def test_one_batch_of_each_kind_lowers_its_loss_and_the_tower_rests(llava: LlavaBackbone) -> None:

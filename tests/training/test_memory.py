@@ -59,8 +59,11 @@ for _ in range(2):
 settings = StepSettings(
     compute_bytes=4, mask_bytes=4, gradient_checkpointing=checkpointing, copies_policy=tuning == "full"
 )
+# not getrusage: a child's ru_maxrss starts at what its parent held when it was forked
+with open("/proc/self/status") as file:
+    highest = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
 print(json.dumps({
-    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+    "peak": highest - before,
     "estimate": sum(peak_memory(backbone, pair.policy, pair.model, batch, settings).values()),
 }))
 """

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError, LookRightError
-from lookright.training.preference import held_out_means
+from lookright.training.preference import PreferenceModule, held_out_means
 from lookright.training.run import train
 
 Compose = Callable[..., DictConfig]
@@ -96,6 +96,22 @@ def test_finished_run_is_not_overwritten(
 ) -> None:
     with pytest.raises(ConfigError, match=f"holds a run already; set resume={finished}"):
         train(composed("train", *small_run, f"output={finished}"))
+
+
+def test_every_epoch_takes_each_pair_once_in_its_own_order(
+    composed: Compose, small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = PreferenceModule.training_step, []
+
+    def noting(self: PreferenceModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        seen.append(batch.ids)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PreferenceModule, "training_step", noting)
+    train(composed("train", *small_run, "trainer.max_epochs=2", f"output={tmp_path}"))
+    epochs = [[record for batch in seen[start : start + 6] for record in batch] for start in (0, 6)]
+    assert len(seen) == 12 and sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == 12
+    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize("alpha", [0, 1])

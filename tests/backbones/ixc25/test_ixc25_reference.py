@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lookright.backbones.ixc25 import Ixc25ForCausalLM
 from lookright.backbones.ixc25.names import official_name
 
-TOLERANCE = 2e-5  # float32 sums in another order, logits of size about 1
+TOLERANCE = 5e-5  # float32 sums in another order (2.5e-5 was seen on two threads), logits of size about 1
 
 
 class Slow:
