@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lookright.config.console import quiet
 from lookright.demo import commands
 from lookright.demo.examples import compared_examples
 from lookright.demo.lanes import ROOT, run_lanes
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--output", default="outputs/demo", type=Path)
     parser.add_argument("--install-seconds", default=0.0, type=float, help="what the installation before took")
     arguments = parser.parse_args()
+    quiet()
     try:
         demo(arguments.backbone, ROOT / arguments.output, arguments.install_seconds)
     except LookRightError as error:
