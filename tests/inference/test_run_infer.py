@@ -193,7 +193,7 @@ def test_tuned_model_answers_with_its_adapter(
         (["run=/nowhere"], ["run=/nowhere holds no config.yaml"]),
         (["run=/nowhere", "adapter=/other"], ["run=/nowhere and adapter=/other are both set"]),
         (["adapter=/other", "dtype=half", "ratio_layer=9"], ["adapter=/other", "dtype='half'", "ratio_layer=9"]),
-        (["data.path=/nowhere.jsonl"], ["/nowhere.jsonl: no such file"]),
+        (["data.path=/nowhere.jsonl"], ["data.path=/nowhere.jsonl: no such file"]),
         (["data.limit=0", "batch_size=0"], ["data.limit=0", "batch_size=0"]),
         (["backbone.max_length=20"], ["the limit is 20"]),
     ],

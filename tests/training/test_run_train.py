@@ -181,7 +181,7 @@ def test_logger_writes_beside_the_csv(
             ["optimization.schedule=steps", "data.on_bad_record=ignore"],
             ["schedule='steps'", "data.on_bad_record='ignore' does not fit; set error, skip"],
         ),
-        (["data.path=/nowhere.jsonl"], ["/nowhere.jsonl: no such file"]),
+        (["data.path=/nowhere.jsonl"], ["data.path=/nowhere.jsonl: no such file"]),
         (["data.image_root=/nowhere"], ["data.image_root=/nowhere: no such folder"]),
         (["resume=/nowhere"], ["resume=/nowhere holds no config.yaml"]),
     ],

@@ -34,6 +34,10 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, config_name))
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        _fail(f"hydra/launcher=slurm: {error} Run it where sbatch is, or leave hydra/launcher out")
 
 
 def with_output(config: DictConfig) -> DictConfig:
@@ -58,7 +62,7 @@ def explain(error: Exception, config_name: str) -> str:
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__
-    text = "\n".join(dict.fromkeys(str(part) for part in chain))
+    text = "\n".join(dict.fromkeys(str(part).split("\nConfig search path")[0].rstrip() for part in chain))
     if "hydra/launcher/submitit_slurm" in text:
         return f"{text}\nhydra/launcher=slurm needs the extra [slurm]: pip install 'lookright[slurm]'"
     found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)

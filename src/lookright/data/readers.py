@@ -83,7 +83,7 @@ def _collect(entries: Iterator[Entry], pictures: Pictures, on_bad_record: OnBadR
 
 
 def _json_entries(path: Path) -> Iterator[Entry]:
-    if path.suffix == ".jsonl":
+    if path.suffix == ".jsonl" and path.is_file():
         for where, line in numbered_lines(path):
             yield where, lambda line=line: parse_line(line)
         return
