@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lookright.backbones.ixc25 import Ixc25ForCausalLM
 from lookright.backbones.ixc25.names import official_name
 
-TOLERANCE = 5e-5  # float32 sums in another order (2.5e-5 was seen on two threads), logits of size about 1
+TOLERANCE = 5e-6  # in float64, but rotary angles and the overview's resize stay in float32: up to 1.3e-6 was seen
 
 
 class Slow:
@@ -167,9 +167,9 @@ CASES = [
 def test_model_equals_the_slow_retelling(
     sizes: dict, vision: dict, layouts: list, make_model: Callable, pixels: Callable
 ) -> None:
-    model = make_model(vision, seed=3, **sizes)
+    model = make_model(vision, seed=3, **sizes).double()
     slow = Slow(model)
-    pictures = [pixels(*layout, seed=i, tile=model.config.tile_size) for i, layout in enumerate(layouts)]
+    pictures = [pixels(*layout, seed=i, tile=model.config.tile_size).double() for i, layout in enumerate(layouts)]
     features = model.encode_pictures(pictures)
     expected = [slow.project(slow.picture(picture)) for picture in pictures]
     for ours, theirs in zip(features, expected, strict=True):
