@@ -46,12 +46,19 @@ class PackedLayout:
     """The groups of one row.
 
     `suffix_index`: int64[sum S], the row index of every suffix token. `visible`: for each group
-    bool[S, S], True where the suffix token of a row may see the suffix token of a column.
+    bool[S, S], True where the suffix token of a row may see the suffix token of a column. `prefix_starts`:
+    int32[groups + 1], where each prefix begins among all prefix tokens, and their number.
     """
 
     groups: list[Group]
     suffix_index: Tensor
     visible: list[Tensor]
+    prefix_starts: Tensor
+
+    @property
+    def prefix_lengths(self) -> list[int]:
+        """Prefix tokens of each group."""
+        return [group.num_prefix for group in self.groups]
 
     @property
     def num_tokens(self) -> int:
@@ -73,7 +80,9 @@ def build_layout(prompt_lengths: list[int], response_lengths: list[list[int]]) -
         groups.append(group)
         start = group.stop
     suffix_index = torch.cat([torch.arange(group.split, group.stop) for group in groups])
-    return PackedLayout(groups=groups, suffix_index=suffix_index, visible=[_visible(x) for x in response_lengths])
+    starts = torch.tensor([0, *(group.num_prefix for group in groups)]).cumsum(0).int()
+    visible = [_visible(lengths) for lengths in response_lengths]
+    return PackedLayout(groups=groups, suffix_index=suffix_index, visible=visible, prefix_starts=starts)
 
 
 def _visible(lengths: list[int]) -> Tensor:

@@ -3,12 +3,13 @@
 Shape letters: B batch (1), H query heads, G key/value heads, T row tokens, P prefix, S suffix, K = P + S, D head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from lookright.attention.kernels import prefix_kernel
 from lookright.attention.layout import Group, PackedLayout
 from lookright.attention.rows import RowRecorder
 
@@ -31,11 +32,12 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
     # split and not sliced: the gradient of many slices is many row-sized sums, that of a split is one copy
     rows = query.split([size for group in groups for size in (group.num_prefix, group.num_suffix)], dim=2)
     keys, values = (part.split([group.num_tokens for group in groups], dim=2) for part in (key, value))
+    kernel = prefix_kernel(query.device, query.dtype)
+    prefixes = kernel(rows[::2], _prefixes(keys, groups), _prefixes(values, groups), scaling, call.layout)
     parts = []
-    for number, group in enumerate(groups):
-        prefix, suffix = rows[2 * number], rows[2 * number + 1]
-        parts.append(_prefix_rows(prefix, keys[number], values[number], scaling, group))
-        parts.append(_suffix_rows(suffix[0], keys[number], values[number], scaling, number, layer, call))
+    for number, prefix in enumerate(prefixes):
+        suffix = rows[2 * number + 1][0]
+        parts += [prefix, _suffix_rows(suffix, keys[number], values[number], scaling, number, layer, call)]
     return torch.cat(parts, dim=1)
 
 
@@ -51,13 +53,11 @@ def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
     return torch.cat(parts, dim=1)
 
 
-def _prefix_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float, group: Group) -> Tensor:
-    """Causal attention within the prefix; keys and values are those of the group: float[B, P, H, D]."""
-    sizes = [group.num_prefix, group.num_suffix]
-    key, value = key.split(sizes, dim=2)[0], value.split(sizes, dim=2)[0]
-    grouped = query.shape[1] != key.shape[1]
-    output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-    return output.transpose(1, 2)
+def _prefixes(parts: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
+    """The prefix tokens of each group: [B, G, P + S, D] -> [B, G, P, D]."""
+    return [
+        part.split([group.num_prefix, group.num_suffix], dim=2)[0] for part, group in zip(parts, groups, strict=True)
+    ]
 
 
 def _suffix_rows(

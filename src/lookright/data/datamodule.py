@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
 from lookright.data.encode import encode_preference, row_length
+from lookright.data.loader import ResumableLoader
 from lookright.data.pictures import Pictures
 from lookright.data.readers import load_preferences
 from lookright.data.sampler import PairBatchSampler
@@ -41,17 +42,6 @@ class PairDataset(Dataset[Example]):
         if self.with_keys:
             example.keys = response_keys(example)
         return example
-
-
-class _ResumableLoader(DataLoader):
-    """Lightning warns where a run goes on with a loader that keeps no state; here the data module keeps it."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to do."""
 
 
 class PreferenceData(LightningDataModule):
@@ -147,7 +137,7 @@ class PreferenceData(LightningDataModule):
         return sampler
 
     def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader:
-        return _ResumableLoader(
+        return ResumableLoader(
             dataset,
             batch_sampler=sampler,
             collate_fn=pack,
@@ -182,9 +172,7 @@ class PreferenceData(LightningDataModule):
         digest = hashlib.blake2b(f"{self.seed}/{record_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.val_fraction * 2**64
 
-    def _fitting(
-        self, backbone: Backbone, pairs: Sequence[Pair], needs_target: bool
-    ) -> tuple[list[Pair], list[int]]:
+    def _fitting(self, backbone: Backbone, pairs: Sequence[Pair], needs_target: bool) -> tuple[list[Pair], list[int]]:
         """Pairs of the wanted formats that fit the backbone, and their row tokens."""
         bad = BadRecords(self.on_bad_record)
         kept, lengths = [], []

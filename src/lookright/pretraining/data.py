@@ -2,15 +2,18 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.nn import functional as F
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from lookright.backbones.base import Backbone, TokenMap
+from lookright.data.encode import region_coverage
+from lookright.data.loader import ResumableLoader
 from lookright.formats.base import Composer
 from lookright.packed.batch import Example, PackedBatch, Response, pack
 from lookright.pretraining.phases import Phase
@@ -30,6 +33,28 @@ class VisionBatch:
     labels: Tensor
 
 
+@dataclass(slots=True, kw_only=True)
+class AskedExample:
+    """A prompt and its questions; `coverage`: float32[C, L] of its C regions, `targets`: each question's region."""
+
+    example: Example
+    coverage: Tensor
+    targets: list[int]
+
+
+@dataclass(slots=True, kw_only=True)
+class AskedBatch:
+    """Prompts with their questions in one packed row.
+
+    `regions`: float32[T, C + 1], what each of a prompt's (at most C) regions covers, then the image mask;
+    `targets`: int64[R], the region that each question is about.
+    """
+
+    packed: PackedBatch
+    regions: Tensor
+    targets: Tensor
+
+
 class PhaseDataset(Dataset):
     """Item number n of a phase depends on the seed and n alone."""
 
@@ -42,7 +67,7 @@ class PhaseDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, number: int) -> Example | tuple[list[Tensor], Tensor]:
+    def __getitem__(self, number: int) -> AskedExample | tuple[list[Tensor], Tensor]:
         rng = random.Random(f"{self.seed}/{number}")
         maker = rng.choice(self.makers)
         prompt = maker.make(rng)
@@ -65,19 +90,24 @@ class PhaseDataset(Dataset):
         best, owner = coverage.max(0)
         return classes[owner].masked_fill((best < MIN_COVERAGE)[:, None], -100)
 
-    def _example(self, prompt: AskedPrompt, number: int) -> Example:
+    def _example(self, prompt: AskedPrompt, number: int) -> AskedExample:
         backbone, count = self.backbone, len(prompt.pictures)
+        sizes = [picture.size for picture in prompt.pictures]
         responses = []
         for text, answer, _ in prompt.questions:
             question = backbone.encode_continuation(text)
             token_ids = torch.cat([question, backbone.encode_response(answer)])
             responses.append(Response(token_ids=token_ids, num_unscored=len(question)))
-        return Example(
+        example = Example(
             id=str(number),
-            prompt=backbone.encode_prefix(prompt.prefix, [picture.size for picture in prompt.pictures]),
+            prompt=backbone.encode_prefix(prompt.prefix, sizes),
             pixels=[backbone.preprocess(picture, count) for picture in prompt.pictures],
             responses=responses,
             label=prompt.format,
+        )
+        coverage = [region_coverage(backbone, example.prompt, region, sizes) for region in prompt.regions]
+        return AskedExample(
+            example=example, coverage=torch.stack(coverage), targets=[place for _, _, place in prompt.questions]
         )
 
 
@@ -104,6 +134,7 @@ class PretrainData(LightningDataModule):
         self.labels = PictureLabels(label_groups)
         self.val_prompts, self.num_workers, self.seed = val_prompts, num_workers, seed
         self.dropped: Counter[str] = Counter()
+        self._num_done = 0
 
     def prepare(self, backbone: Backbone) -> None:
         """Index the sources."""
@@ -132,7 +163,19 @@ class PretrainData(LightningDataModule):
             starts = range(first, first + phase.num_items, phase.batch_size)
             batches += [list(range(start, start + phase.batch_size)) for start in starts]
             first += phase.num_items
-        return DataLoader(self.train_set, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+        self._batches = PhaseBatches(batches, self._num_done)
+        return ResumableLoader(
+            self.train_set, batch_sampler=self._batches, collate_fn=collate, num_workers=self.num_workers
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches are done."""
+        return {"num_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on after the last batch that was trained on."""
+        self._num_done = state_dict["num_done"]
+        self._batches.num_done = self._num_done
 
     def val_dataloader(self) -> DataLoader:
         """Test-split prompts of all formats."""
@@ -143,13 +186,37 @@ class PretrainData(LightningDataModule):
         return [PromptMaker(source, split, composers, phase, varied=split == "train") for source in self.sources]
 
 
-def collate(items: Sequence[Example | tuple[list[Tensor], Tensor]]) -> PackedBatch | VisionBatch:
+class PhaseBatches(Sampler[list[int]]):
+    """The batches of all phases; the first `num_done` are left out once, where a run goes on."""
+
+    def __init__(self, batches: Sequence[list[int]], num_done: int) -> None:
+        self.batches, self.num_done = batches, num_done
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self.num_done = self.num_done, 0
+        yield from self.batches[skip:]
+
+
+def collate(items: Sequence[AskedExample | tuple[list[Tensor], Tensor]]) -> AskedBatch | VisionBatch:
     """A batch of either kind."""
-    if isinstance(items[0], Example):
-        return pack(items)
-    return VisionBatch(
-        pixels=[picture for pictures, _ in items for picture in pictures],
-        labels=torch.cat([labels for _, labels in items]),
+    if not isinstance(items[0], AskedExample):
+        return VisionBatch(
+            pixels=[picture for pictures, _ in items for picture in pictures],
+            labels=torch.cat([labels for _, labels in items]),
+        )
+    packed = pack([item.example for item in items])
+    most = max(len(item.coverage) for item in items)
+    rows = []
+    for item in items:
+        num_regions, num_prompt = item.coverage.shape
+        rows.append(F.pad(item.coverage.T, (0, most - num_regions, 0, item.example.num_tokens - num_prompt)))
+    return AskedBatch(
+        packed=packed,
+        regions=torch.cat([torch.cat(rows), packed.image_mask.T.float()], dim=1),
+        targets=torch.tensor([target for item in items for target in item.targets]),
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lookright.attention import RowRecorder
 from lookright.backbones.base import Backbone
 from lookright.logprobs import sum_by_response, token_logps
-from lookright.packed.batch import PackedBatch
+from lookright.losses.attention import AttentionLoss
+from lookright.losses.band import layer_band
 from lookright.packed.forward import decoder_rows
-from lookright.pretraining.data import VisionBatch
+from lookright.pretraining.data import AskedBatch, VisionBatch
 from lookright.pretraining.initialization import initialise
 from lookright.pretraining.muon import Muon
 from lookright.pretraining.phases import Phase
@@ -27,11 +30,22 @@ MUON_SHARE = 3.0
 MAX_GRADIENT_NORM = 1.0
 
 
+@dataclass(slots=True, kw_only=True)
+class Answers:
+    """Of R questions: `losses` float[R], nats per token; `right` bool[R], whether greedy decoding gives the answer;
+    `ratios` float[R], the share of the image attention on the image asked about, in [0, 1]."""
+
+    losses: Tensor
+    right: Tensor
+    ratios: Tensor
+
+
 class PretrainModule(TunedModule):
     """Phases of two kinds in one run, told apart by their batches.
 
     Vision: cross-entropy of a linear head on every projected picture token, over the groups of classes.
-    Language: mean negative log-likelihood per answer token, then over answers; the tower rests.
+    Language: mean negative log-likelihood per answer token, then over answers; the tower rests. A phase with an
+    `attention_weight` adds the hinge of `losses.attention` on the row that predicts each answer's first token.
     """
 
     def __init__(
@@ -90,26 +104,32 @@ class PretrainModule(TunedModule):
         right = torch.stack([logits.argmax(1) == batch.labels[:, number] for number, logits in enumerate(groups)], 1)
         return sum(losses), right[known].float().mean()
 
-    def answers(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Loss in nats per token and whether greedy decoding would give the answer: float[R], bool[R]."""
-        features = self.backbone.encode_images(self.model, batch.pixels)
-        rows = decoder_rows(self.backbone, self.model, batch, features)
-        logits = self.model.get_output_embeddings()(rows[batch.scored.rows])
-        counts = batch.scored.counts()
-        loss = -sum_by_response(token_logps(logits, batch.scored.targets), batch.scored) / counts
-        hits = sum_by_response((logits.argmax(-1) == batch.scored.targets).float(), batch.scored)
-        return loss, hits == counts
+    def answers(self, batch: AskedBatch) -> Answers:
+        """The questions of a batch, answered under teacher forcing."""
+        packed = batch.packed
+        features = self.backbone.encode_images(self.model, packed.pixels)
+        recorder = RowRecorder(layer_band(self.backbone.num_layers), batch.regions)
+        rows = decoder_rows(self.backbone, self.model, packed, features, recorder)
+        logits = self.model.get_output_embeddings()(rows[packed.scored.rows])
+        counts = packed.scored.counts()
+        losses = -sum_by_response(token_logps(logits, packed.scored.targets), packed.scored) / counts
+        hits = sum_by_response((logits.argmax(-1) == packed.scored.targets).float(), packed.scored)
+        return Answers(losses=losses, right=hits == counts, ratios=_ratios(recorder.stacked(), batch))
 
-    def training_step(self, batch: VisionBatch | PackedBatch, batch_idx: int) -> None:
+    def training_step(self, batch: VisionBatch | AskedBatch, batch_idx: int) -> None:
         """One step of either phase."""
-        del batch_idx
         if isinstance(batch, VisionBatch):
             loss, accuracy = self.vision_loss(batch)
             size = len(batch.pixels)
         else:
-            self._rest_tower()
-            per_answer, right = self.answers(batch)
-            loss, accuracy, size = per_answer.mean(), right.float().mean(), len(per_answer)
+            self._rest_tower(renew_projector=batch_idx == self._first_language_step())
+            answers = self.answers(batch)
+            size = len(answers.losses)
+            loss, accuracy = answers.losses.mean(), answers.right.float().mean()
+            weight = self._phase_at(batch_idx)[0].attention_weight
+            if weight:
+                loss = loss + weight * (AttentionLoss().threshold - answers.ratios).relu().mean()
+            self.log("train/attention_ratio", answers.ratios.mean().detach(), batch_size=size)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log("train/accuracy", accuracy, prog_bar=True, batch_size=size)
         self._step(loss)
@@ -123,17 +143,20 @@ class PretrainModule(TunedModule):
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
 
-    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Accuracy per format; each prompt has one question here."""
+    def validation_step(self, batch: AskedBatch, batch_idx: int) -> None:
+        """Accuracy and attention ratio per format; each prompt has one question here."""
         del batch_idx
-        loss, right = self.answers(batch)
-        self.log("val/loss", loss.mean(), batch_size=len(loss))
-        for label in sorted(set(batch.labels)):
-            mine = torch.tensor([name == label for name in batch.labels], device=right.device)
-            self.log(f"val/{label}/accuracy", right[mine].float().mean(), batch_size=int(mine.sum()))
+        answers = self.answers(batch)
+        self.log("val/loss", answers.losses.mean(), batch_size=len(answers.losses))
+        labels = batch.packed.labels
+        for label in sorted(set(labels)):
+            mine = torch.tensor([name == label for name in labels], device=answers.right.device)
+            size = int(mine.sum())
+            self.log(f"val/{label}/accuracy", answers.right[mine].float().mean(), batch_size=size)
+            self.log(f"val/{label}/attention_ratio", answers.ratios[mine].mean(), batch_size=size)
 
-    def _rest_tower(self) -> None:
-        """Once, when the first language batch comes: the tower freezes, and the projector starts anew.
+    def _rest_tower(self, *, renew_projector: bool) -> None:
+        """Once, when a language batch comes: the tower freezes. With the first of all the projector starts anew.
 
         What it learned was to tell classes apart for the head, in a space that the decoder never saw.
         """
@@ -144,20 +167,42 @@ class PretrainModule(TunedModule):
             if name.startswith(self.backbone.vision_prefix):
                 parameter.requires_grad_(False)
         for name, module in self.model.named_modules():
-            if f"{name}." == self.backbone.projector_prefix:
+            if renew_projector and f"{name}." == self.backbone.projector_prefix:
                 initialise(module, self.backbone.num_layers)
+
+    def _first_language_step(self) -> int:
+        """Steps before the first language phase."""
+        steps = 0
+        for phase in self.phases:
+            if phase.kind == "language":
+                break
+            steps += phase.steps
+        return steps
+
+    def _phase_at(self, step: int) -> tuple[Phase, int]:
+        """The phase of a step, and the step's number in it; after the last step the last phase's end."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        return phase, phase.steps
 
     def _factor(self, step: int) -> float:
         """Share of the peak rate: warm-up and cosine decay to a tenth, in each phase for itself."""
-        place = step
-        for phase in self.phases:
-            if place < phase.steps:
-                break
-            place -= phase.steps
-        else:
-            place = phase.steps
+        phase, place = self._phase_at(step)
         warmup = max(1, math.ceil(self.optimization.warmup * phase.steps))
         if place < warmup:
             return phase.rate * (place + 1) / warmup
         progress = min(1.0, (place - warmup) / max(1, phase.steps - warmup))
         return phase.rate * (0.1 + 0.45 * (1.0 + math.cos(math.pi * progress)))
+
+
+def _ratios(masses: Tensor, batch: AskedBatch) -> Tensor:
+    """Share of the image attention on each question's region, of the row that predicts the first answer token.
+
+    float[layers, sum S, C + 1] -> float[R], a mean over the layers.
+    """
+    scored = batch.packed.scored
+    first = masses[:, scored.rows[scored.firsts()]]
+    on_target = first.gather(2, batch.targets.expand(len(first), -1)[..., None])[..., 0]
+    return (on_target / first[..., -1]).mean(0)

@@ -12,7 +12,9 @@ class Phase:
 
     `kind`: `vision` (pictures, a class for every token) or `language` (questions and answers); `weights`
     are those of the formats; `num_questions` are asked behind each prefix at most; `yes_no` also asks
-    questions answered yes or no, where a source can tell them apart; `rate` scales the learning rates.
+    questions answered yes or no, where a source can tell them apart; `rate` scales the learning rates;
+    `attention_weight` is that of the attention term, which holds the row that predicts an answer's first token
+    on the image that was asked about, 0 for none.
     """
 
     kind: str
@@ -22,12 +24,18 @@ class Phase:
     num_questions: int = 6
     yes_no: bool = True
     rate: float = 1.0
+    attention_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("vision", "language"):
             raise ConfigError(f"data.phases: kind={self.kind!r}; valid: vision, language")
         if min(self.steps, self.batch_size, self.num_questions) < 1 or self.rate <= 0:
             raise ConfigError("data.phases: steps, batch_size and num_questions are 1 or more, rate is above 0")
+        if self.attention_weight < 0 or (self.attention_weight and self.kind == "vision"):
+            raise ConfigError(
+                f"data.phases: attention_weight={self.attention_weight} of a {self.kind} phase; set 0 or more, and 0 "
+                "where no question is asked"
+            )
 
     @property
     def num_items(self) -> int:

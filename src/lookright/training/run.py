@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
@@ -41,6 +42,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     settings, backbone, data, task = _parts(config)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
+    use_prefix_kernel(settings.attention_kernel)
     folder = Path(config.output)
     task.prepare(config, backbone, data)
     loggers = [] if settings.plan else with_metrics_file(_logger(config), folder)

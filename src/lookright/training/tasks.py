@@ -107,23 +107,8 @@ class PreferenceTask(Task):
         return ModelPair(backbone, policy, instantiate(config.reference) if self.loss.needs_reference else None)
 
     def before_fit(self, module: PreferenceModule, data: LightningDataModule, trainer: Trainer) -> None:
-        """Let the reference prepare, on the run's device and in its precision."""
-        if module.pair.reference is None:
-            return
-        strategy = trainer.strategy
-        # a process that starts the others itself is alone here, and does the work of all
-        environment = getattr(strategy, "cluster_environment", None)
-        alone = environment is None or not environment.creates_processes_externally
-        rank, num_ranks = (0, 1) if alone else (trainer.global_rank, trainer.world_size)
-        preparation = Preparation(
-            loaders=lambda: data.scoring_dataloaders(rank, num_ranks),
-            device=strategy.root_device,
-            precision=str(trainer.precision),
-            context=strategy.precision_plugin.forward_context,
-            num_ranks=num_ranks,
-            show_progress=trainer.is_global_zero,
-        )
-        module.pair.reference.prepare(strategy.precision_plugin.convert_module(module).pair, preparation)
+        """Let the reference prepare."""
+        prepare_reference(module, data, trainer)
 
     def save(self, module: PreferenceModule, folder: Path) -> Path:
         """`adapter/` in PEFT's format, or `model/` after full tuning."""
@@ -133,3 +118,23 @@ class PreferenceTask(Task):
             return folder / "adapter"
         module.pair.backbone.save_pretrained(policy, folder / "model")
         return folder / "model"
+
+
+def prepare_reference(module: PreferenceModule, data: LightningDataModule, trainer: Trainer) -> None:
+    """What the reference of a pair computes before the first step, on the run's device and in its precision."""
+    if module.pair.reference is None:
+        return
+    strategy = trainer.strategy
+    # a process that starts the others itself is alone here, and does the work of all
+    environment = getattr(strategy, "cluster_environment", None)
+    alone = environment is None or not environment.creates_processes_externally
+    rank, num_ranks = (0, 1) if alone else (trainer.global_rank, trainer.world_size)
+    preparation = Preparation(
+        loaders=lambda: data.scoring_dataloaders(rank, num_ranks),
+        device=strategy.root_device,
+        precision=str(trainer.precision),
+        context=strategy.precision_plugin.forward_context,
+        num_ranks=num_ranks,
+        show_progress=trainer.is_global_zero,
+    )
+    module.pair.reference.prepare(strategy.precision_plugin.convert_module(module).pair, preparation)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lookright.attention.kernels import check_kernel
 from lookright.errors import ConfigError
 from lookright.runtime import DTYPES
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
@@ -25,7 +26,8 @@ class TrainerSettings:
     `model_dtype` is that of the frozen weights, `precision` Lightning's; an optimiser step takes
     `accumulate_grad_batches` batches of every device; `max_steps` -1 is no bound; `checkpoint_every` counts
     optimiser steps, None is once an epoch; `val_check_interval` is a share of an epoch or a number of batches;
-    `num_threads` for the CPU, None for torch's own choice; `plan` prints what a run would take and loads no weights.
+    `num_threads` for the CPU, None for torch's own choice; `attention_kernel` is what attends the prompts (see
+    `attention.kernels`); `plan` prints what a run would take and loads no weights.
     """
 
     accelerator: str = "cpu"
@@ -43,6 +45,7 @@ class TrainerSettings:
     checkpoint_every: int | None = None
     log_every_n_steps: int = 1
     num_threads: int | None = None
+    attention_kernel: str = "auto"
     progress_bar: bool = True
     deterministic: bool = False
     plan: bool = False
@@ -53,6 +56,10 @@ class TrainerSettings:
             raise ConfigError("\n".join(problems))
 
     def _problems(self) -> Iterator[str]:
+        try:
+            check_kernel(self.attention_kernel)
+        except ConfigError as error:
+            yield str(error)
         if self.model_dtype not in DTYPES:
             yield f"trainer.model_dtype={self.model_dtype!r}; valid: {', '.join(DTYPES)}"
         if self.precision not in PRECISIONS:

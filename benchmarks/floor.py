@@ -1,0 +1,120 @@
+"""Our cached step against the arithmetic that it cannot do without.
+
+python -m benchmarks.floor --workload outputs/benchmarks/workload --steps 9
+
+The matrix products of a real step are listed by shape as they run; each shape is then timed on its own in the same
+process. Causal attention counts two products forward and four backward over half of the square, at the mean rate of
+all other products. Floor = all of this; the fraction is floor over the median step.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.onestep import Step, cached_step
+from benchmarks.workload import TEXT, Workload
+
+aten = torch.ops.aten
+PRODUCTS = {aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.baddbmm.default: 1}
+"""Operators, and where the first factor stands among their arguments."""
+
+Product = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Shapes and strides of both factors."""
+
+
+class ProductList(TorchDispatchMode):
+    """Counts the matrix products that run inside it, by shape and memory layout of their factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[Product] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            first = PRODUCTS[func]
+            left, right = args[first], args[first + 1]
+            self.found[tuple(left.shape), tuple(left.stride()), tuple(right.shape), tuple(right.stride())] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def flops(product: Product) -> int:
+    """Multiplications and additions."""
+    left, _, right, _ = product
+    return 2 * right[-1] * torch.Size(left).numel()
+
+
+def seconds_of(product: Product, repeats: int = 5) -> float:
+    """Median seconds of one product on fresh values in the same layout."""
+    left_shape, left_stride, right_shape, right_stride = product
+    left, right = _filled(left_shape, left_stride), _filled(right_shape, right_stride)
+    return _median_seconds(lambda: left @ right, repeats)
+
+
+def attention_flops(prefix: int) -> int:
+    """Two products forward and four backward over half of the square, in all layers but the trimmed last."""
+    width, layers = TEXT["hidden_size"], TEXT["num_hidden_layers"] - 1
+    return 6 * layers * prefix * prefix * width
+
+
+def main() -> None:
+    """Print one line of json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    step = cached_step(Workload(folder=arguments.workload), arguments.images, compiled=arguments.compile)
+    print(json.dumps(measure(step, arguments.steps)))
+
+
+def measure(step: Step, num_steps: int) -> dict[str, float]:
+    """Floor, step and their quotient; products are timed before and after the steps, so that a drift shows."""
+    step.run()
+    with ProductList() as products:
+        step.run()
+    before = sum(count * seconds_of(product) for product, count in products.found.items())
+    step_seconds = _median_seconds(step.run, num_steps)
+    after = sum(count * seconds_of(product) for product, count in products.found.items())
+    counted = sum(count * flops(product) for product, count in products.found.items())
+    product_seconds = (before + after) / 2
+    rate = counted / product_seconds
+    attention = attention_flops(step.batch.layout.prefix_lengths[0])
+    floor = product_seconds + attention / rate
+    return {
+        "gflop_products": counted / 1e9,
+        "gflop_attention": attention / 1e9,
+        "gflop_per_second": rate / 1e9,
+        "floor_seconds": floor,
+        "step_seconds": step_seconds,
+        "fraction": floor / step_seconds,
+        "drift_of_products": after / before,
+    }
+
+
+def _filled(shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    return torch.empty_strided(shape, stride).normal_()
+
+
+def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
+    work()
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Our side: the data module, module and trainer of `train.py`."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from benchmarks.turns import Turns
+from benchmarks.workload import BETA, SEED, Workload, lora, optimization
+from lookright.data.datamodule import PreferenceData
+from lookright.losses.build import build_loss
+from lookright.reference.adapter_off import AdapterOff
+from lookright.reference.base import ModelPair, Reference
+from lookright.reference.cached import CachedLogps
+from lookright.training.preference import PreferenceModule
+from lookright.training.tasks import prepare_reference
+from lookright.training.trainer import TrainerSettings
+
+
+class StepTurns(Callback):
+    """Closes a turn after every batch: fetching, forward, backward and optimiser lie inside."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything is built and the reference is ready."""
+        del trainer, pl_module
+        self.turns.ready()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One batch is one optimiser step."""
+        del pl_module, batch, batch_idx
+        self.turns.finish(float(trainer.callback_metrics["train/loss"]))
+
+
+def run_ours(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
+    """DPO, with the attention term where asked for, until told to end."""
+    backbone = workload.backbone()
+    data = PreferenceData(path=str(workload.pairs(options.images)), val_fraction=0.0, batch_size=options.pairs)
+    data.prepare(backbone, needs_target=options.attention)
+    data.train_sampler.shuffle = False
+    settings = TrainerSettings(precision=options.precision, max_epochs=1000, progress_bar=False)
+    torch.manual_seed(SEED)
+    policy = lora().apply(backbone, backbone.build())
+    attention = {"weight": 0.9 if options.attention else 0.0}
+    loss = build_loss(alpha=1.0, gamma=0.0, beta=BETA, attention=attention)
+    with tempfile.TemporaryDirectory() as folder:
+        reference: Reference = AdapterOff() if options.reference == "adapter_off" else CachedLogps(f"{folder}/logps")
+        module = PreferenceModule(ModelPair(backbone, policy, reference), loss, optimization(), num_steps=1000)
+        if options.checkpointing:
+            module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
+        trainer = settings.build(Path(folder), [], seed=SEED, has_validation=False, idle_parameters=False)
+        trainer.callbacks.append(StepTurns(turns))
+        prepare_reference(module, data, trainer)
+        trainer.fit(module, datamodule=data)

@@ -1,0 +1,137 @@
+"""The model and the pairs that every side of a benchmark reads from the same folder.
+
+Architecture of LLaVA: decoder of hidden 512 and 8 layers, vocabulary of 32,000, CLIP of 336 px and patch 14 (576
+tokens a picture), random weights. The tower is small (hidden 256, 4 layers), so that its share of a forward pass is
+near that in LLaVA-1.5-7B. Answers have 40 tokens, the end token included.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from lookright.backbones.llava import LlavaBackbone
+from lookright.backbones.tiny import write_llava_folder
+from lookright.data.records import write_jsonl
+from lookright.training.optimization import Optimization
+from lookright.tuning.lora import LoraTuning
+from lookright.types import Preference, Region
+
+ANSWER_TOKENS = 40
+NUM_PAIRS = 16
+WORDS = ["amber", "basin", "cobalt", "dune", "ember", "fjord", "grove", "harbour", "inlet", "jade", "kelp", "lagoon"]
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+VISION = {
+    "image_size": 336,
+    "patch_size": 14,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+VOCAB_SIZE = 32000
+LORA_RANK = 16
+LEARNING_RATE = 1e-4
+BETA = 0.1
+SEED = 0
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Workload:
+    """A folder with `model/` and `<n>_images/preferences.jsonl`."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """Weights, tokenizer, processor."""
+        return self.folder / "model"
+
+    def pairs(self, num_images: int) -> Path:
+        """Records of so many pictures."""
+        return self.folder / f"{num_images}_images" / "preferences.jsonl"
+
+    def backbone(self) -> LlavaBackbone:
+        """The model's backbone."""
+        return LlavaBackbone(path=str(self.model))
+
+
+def make_workload(folder: Path, image_counts: tuple[int, ...]) -> Workload:
+    """Write what is not there yet."""
+    workload = Workload(folder=folder)
+    if not (workload.model / "model.safetensors").is_file():
+        _write_model(workload.model)
+    for count in image_counts:
+        if not workload.pairs(count).is_file():
+            _write_pairs(workload, count)
+    return workload
+
+
+def lora() -> LoraTuning:
+    """Adapters without dropout: the two sides then compute the same numbers."""
+    return LoraTuning(r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0)
+
+
+def optimization() -> Optimization:
+    """AdamW at a constant rate."""
+    return Optimization(learning_rate=LEARNING_RATE, warmup=0.0, schedule="constant")
+
+
+def _write_model(folder: Path) -> None:
+    # as many words as tokens: the tokenizer is then as large as LLaVA's and knows every answer word whole
+    rng = random.Random(SEED)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    texts = ["".join(rng.choices(letters, k=rng.randint(3, 7))) for _ in range(60000)]
+    texts += [f"{' '.join(WORDS)} USER: Image1: Image2: In Image2, what is it? ASSISTANT:"] * 100
+    write_llava_folder(folder, texts, vocab_size=VOCAB_SIZE, text=TEXT, vision=VISION)
+    backbone = LlavaBackbone(path=str(folder))
+    torch.manual_seed(SEED)
+    backbone.save_pretrained(backbone.build(weights=False), folder)
+
+
+def _write_pairs(workload: Workload, num_images: int) -> None:
+    backbone, path = workload.backbone(), workload.pairs(num_images)
+    rng = random.Random(f"{SEED}/{num_images}")
+    (path.parent / "images").mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(NUM_PAIRS):
+        names = [f"images/{number}_{place}.png" for place in range(num_images)]
+        for name in names:
+            _picture(rng).save(path.parent / name)
+        target = rng.randrange(num_images)
+        shown = "\n".join(f"Image{place + 1}:<image>" for place in range(num_images))
+        records.append(
+            Preference(
+                id=str(number),
+                images=names,
+                prompt=f"{shown}\nIn Image{target + 1}, what is it?",
+                chosen=_answer(backbone, rng),
+                rejected=[_answer(backbone, rng)],
+                format="sequence",
+                target=target,
+                regions=[Region(picture=place, box=(0, 0, 400, 300), source=str(place)) for place in range(num_images)],
+            )
+        )
+    write_jsonl(path, records)
+
+
+def _picture(rng: random.Random) -> Image.Image:
+    """A few coarse blocks of colour."""
+    small = Image.frombytes("RGB", (8, 6), bytes(rng.randrange(256) for _ in range(8 * 6 * 3)))
+    return small.resize((400, 300), Image.Resampling.BICUBIC)
+
+
+def _answer(backbone: LlavaBackbone, rng: random.Random) -> str:
+    """Words that make `ANSWER_TOKENS` tokens with the end token."""
+    words: list[str] = []
+    while len(backbone.encode_response(" ".join([*words, WORDS[0]]))) <= ANSWER_TOKENS:
+        words.append(rng.choice(WORDS))
+    return " ".join(words)
