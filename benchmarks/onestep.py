@@ -11,6 +11,7 @@ from lookright.data.readers import load_preferences
 from lookright.losses.build import build_loss
 from lookright.packed.batch import PackedBatch, pack
 from lookright.reference.base import ModelPair, Reference
+from lookright.training.compilation import compile_blocks
 from lookright.training.preference import PreferenceModule
 
 
@@ -60,7 +61,7 @@ def cached_step(
     loss = build_loss(alpha=1.0, gamma=0.0, beta=BETA, attention=attention)
     pair = ModelPair(backbone, policy, KnownLogps(torch.full((2,), -400.0)))
     if compiled:
-        pair.compile_layers()
+        compile_blocks(backbone.language_model(pair.model))
     module = PreferenceModule(pair, loss, optimization(), num_steps=1000)
     optimizer = module.configure_optimizers()["optimizer"]
     records = load_preferences(workload.pairs(num_images))

@@ -15,6 +15,7 @@ from lookright.losses.build import build_loss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import CachedLogps
+from lookright.training.compilation import compile_blocks
 from lookright.training.preference import PreferenceModule
 from lookright.training.tasks import prepare_reference
 from lookright.training.trainer import TrainerSettings
@@ -55,6 +56,8 @@ def run_ours(workload: Workload, options: argparse.Namespace, turns: Turns) -> N
         module = PreferenceModule(ModelPair(backbone, policy, reference), loss, optimization(), num_steps=1000)
         if options.checkpointing:
             module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
+        if options.compile:
+            compile_blocks(backbone.language_model(module.trained_model))
         trainer = settings.build(Path(folder), [], seed=SEED, has_validation=False, idle_parameters=False)
         trainer.callbacks.append(StepTurns(turns))
         prepare_reference(module, data, trainer)

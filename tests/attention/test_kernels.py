@@ -79,7 +79,19 @@ def segments_one_by_one(query: Tensor, key: Tensor, value: Tensor, starts: Tenso
 def test_what_varlen_is_handed(layout: tuple, num_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments, longest length and causality, with PyTorch's kernel replaced by its definition."""
 
-    def varlen_attn(query, key, value, starts, key_starts, longest, key_longest, *, scale, window_size, enable_gqa):
+    def varlen_attn(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        starts: Tensor,
+        key_starts: Tensor,
+        longest: int,
+        key_longest: int,
+        *,
+        scale: float,
+        window_size: tuple[int, int],
+        enable_gqa: bool,
+    ) -> Tensor:
         assert starts is key_starts and starts.dtype == torch.int32 and longest == key_longest
         assert longest == int(starts.diff().max()) and window_size == (-1, 0)
         assert enable_gqa == (query.shape[1] != key.shape[1])
@@ -91,7 +103,18 @@ def test_what_varlen_is_handed(layout: tuple, num_groups: int, monkeypatch: pyte
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_what_flash_attn_is_handed(layout: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flash_attn_varlen_func(query, key, value, starts, key_starts, longest, key_longest, *, softmax_scale, causal):
+    def flash_attn_varlen_func(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        starts: Tensor,
+        key_starts: Tensor,
+        longest: int,
+        key_longest: int,
+        *,
+        softmax_scale: float,
+        causal: bool,
+    ) -> Tensor:
         assert causal and starts is key_starts and longest == key_longest == int(starts.diff().max())
         return segments_one_by_one(query, key, value, starts, softmax_scale)
 

@@ -16,7 +16,7 @@ from lookright.pretraining.data import PhaseDataset, PretrainData, VisionBatch, 
 from lookright.pretraining.fresh import fresh_llava
 from lookright.pretraining.initialization import initialise
 from lookright.pretraining.module import PretrainModule
-from lookright.pretraining.muon import Muon, orthogonalised
+from lookright.pretraining.muon import MUON_SHARE, MuonAdamW, orthogonalised
 from lookright.pretraining.phases import Phase
 from lookright.pretraining.prompts import PictureLabels, PromptMaker
 from lookright.sources.fashion_mnist import CLASS_NAMES, FashionMnist
@@ -96,14 +96,53 @@ def test_orthogonalised_is_near_the_polar_factor() -> None:
         assert torch.nn.functional.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
 
 
-def test_muon_steps_against_the_gradient_and_decays() -> None:
+def test_a_matrix_steps_against_its_gradient_and_decays() -> None:
     weight = torch.nn.Parameter(torch.ones(4, 4))
-    optimizer = Muon([weight], lr=0.1, weight_decay=0.5)
+    optimizer = MuonAdamW([], [weight], lr=0.1 / MUON_SHARE, weight_decay=0.5)
     weight.grad = torch.eye(4)
     optimizer.step()
     assert torch.diagonal(weight).max() < 1 - 0.1 * 0.5
     off_diagonal = weight.detach()[~torch.eye(4, dtype=torch.bool)]
     torch.testing.assert_close(off_diagonal, torch.full_like(off_diagonal, 1 - 0.1 * 0.5))
+
+
+def test_the_other_parameters_step_as_by_adamw() -> None:
+    """Three steps, with another kind of parameter beside them, through a saved and loaded state."""
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(3, 5)) for _ in range(2)]
+    weights[1].data.copy_(weights[0].data)
+    matrix = torch.nn.Parameter(torch.randn(4, 4))
+    options = {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    both, adamw = MuonAdamW([weights[0]], [matrix], **options), torch.optim.AdamW([weights[1]], **options)
+    for _ in range(3):
+        gradient = torch.randn(3, 5)
+        for weight in weights:
+            weight.grad = gradient.clone()
+        matrix.grad = torch.randn(4, 4)
+        both.step()
+        adamw.step()
+        again = MuonAdamW([weights[0]], [matrix], **options)
+        again.load_state_dict(both.state_dict())
+        both = again
+    torch.testing.assert_close(weights[0], weights[1], atol=0, rtol=0)
+    assert "average" in both.state[matrix]
+
+
+def test_a_closure_sees_every_group() -> None:
+    """It clears gradients through the optimiser, so a group that it missed would keep adding up."""
+    weight, matrix = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = MuonAdamW([weight], [matrix], lr=0.01)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (weight * matrix).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        before = weight.detach().clone()
+        optimizer.step(closure)
+        torch.testing.assert_close(matrix.grad, before)
 
 
 def test_initial_matrices_have_the_size_of_their_inputs(llava: LlavaBackbone) -> None:
@@ -123,17 +162,15 @@ def test_one_batch_of_each_kind_lowers_its_loss_and_the_tower_rests(llava: Llava
     vision = collate([PhaseDataset(llava, [maker()], labels, 8, "a")[number] for number in range(8)])
     language = collate([PhaseDataset(llava, [maker()], None, 4, "b")[number] for number in range(4)])
     assert isinstance(vision, VisionBatch)
-    optimizers, _ = module.configure_optimizers()
+    optimizer = module.configure_optimizers()["optimizer"]
 
     def losses(step: str, count: int) -> list[float]:
         found = []
         for _ in range(count):
             loss = module.vision_loss(vision)[0] if step == "vision" else module.answers(language).losses.mean()
-            for optimizer in optimizers:
-                optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
             found.append(float(loss))
         return found
 
@@ -144,6 +181,41 @@ def test_one_batch_of_each_kind_lowers_its_loss_and_the_tower_rests(llava: Llava
     said = losses("language", 8)
     assert said[-1] < 0.8 * said[0]
     assert all(torch.equal(value, dict(model.named_parameters())[name]) for name, value in tower.items())
+
+
+def test_answers_are_held_on_the_image_that_was_asked_about(llava: LlavaBackbone) -> None:
+    """Some steps of a phase with the attention term raise the ratio; without it they do not."""
+    batch = collate([PhaseDataset(llava, [maker()], None, 8, "c")[number] for number in range(8)])
+    raised = []
+    for weight in (0.0, 5.0):
+        torch.manual_seed(0)
+        model = llava.build(weights=False)
+        initialise(model, llava.num_layers)
+        phases = [phase(attention_weight=weight, steps=20)]
+        module = PretrainModule(llava, model, [], Optimization(learning_rate=3e-3), phases)
+        optimizer = module.configure_optimizers()["optimizer"]
+        module.log = lambda *_, **__: None
+        before = module.answers(batch).ratios.mean().item()
+        for step in range(8):
+            optimizer.zero_grad()
+            module.training_step(batch, step).backward()
+            optimizer.step()
+        raised.append(module.answers(batch).ratios.mean().item() - before)
+    assert raised[1] > raised[0] + 0.02
+
+
+def test_regions_of_questions_are_those_of_the_composer(llava: LlavaBackbone) -> None:
+    """Each question's column covers tokens of its own picture alone, and as much as its region."""
+    item = PhaseDataset(llava, [maker(weights={"sequence": 1.0})], None, 1, "d")[0]
+    batch = collate([item, item])
+    assert batch.regions.shape == (2 * item.example.num_tokens, len(item.coverage) + 1)
+    assert batch.targets.tolist() == item.targets * 2
+    second = batch.regions[item.example.num_tokens :]
+    for place, (start, stop) in enumerate(item.example.prompt.image_spans):
+        column = second[:, place]
+        assert column[start:stop].sum() > 0
+        assert column.sum() == column[start:stop].sum() == item.coverage[place].sum()
+    assert second[:, -1].sum() == sum(stop - start for start, stop in item.example.prompt.image_spans)
 
 
 def test_schedule_starts_anew_in_each_phase(llava: LlavaBackbone) -> None:

@@ -79,9 +79,7 @@ class Decoder:
         answers = [_cut(row, backbone) for row in rows[:, state.input_ids.shape[1] :].tolist()]
         return [
             Answer(text=backbone.decode(ids), token_ids=ids, confidence=float(confidence), **details)
-            for ids, confidence, details in zip(
-                answers, state.confidence, self.details(state, scaling), strict=True
-            )
+            for ids, confidence, details in zip(answers, state.confidence, self.details(state, scaling), strict=True)
         ]
 
     def looking(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[Any]:
@@ -126,4 +124,3 @@ def _cut(ids: list[int], backbone: Backbone) -> list[int]:
     """Token ids up to and with the first end token."""
     stop = next((place + 1 for place, token in enumerate(ids) if token in backbone.end_token_ids), len(ids))
     return ids[:stop]
-

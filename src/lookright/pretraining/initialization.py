@@ -5,6 +5,8 @@ from torch import nn
 
 RESIDUAL_OUTPUTS = ("o_proj", "down_proj", "out_proj", "fc2", "wo", "w2")
 """Last parts of the names of linear layers that add to the residual stream."""
+LOW_RANK_OUTPUTS = ("Plora_B",)
+"""Second factors of low-rank additions, which add nothing until they are trained."""
 POSITION_STD = 0.3
 EMBEDDING_STD = 0.5
 
@@ -20,6 +22,8 @@ def initialise(model: nn.Module, num_layers: int) -> None:
             fan_in = module.weight[0].numel()
             shrink = (2 * num_layers) ** 0.5 if name.rpartition(".")[2] in RESIDUAL_OUTPUTS else 1.0
             module.weight.normal_(0.0, fan_in**-0.5 / shrink)
+            if name.endswith(LOW_RANK_OUTPUTS):
+                module.weight.zero_()
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):

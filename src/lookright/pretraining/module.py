@@ -9,7 +9,6 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lookright.attention import RowRecorder
@@ -20,14 +19,10 @@ from lookright.losses.band import layer_band
 from lookright.packed.forward import decoder_rows
 from lookright.pretraining.data import AskedBatch, VisionBatch
 from lookright.pretraining.initialization import initialise
-from lookright.pretraining.muon import Muon
+from lookright.pretraining.muon import MuonAdamW
 from lookright.pretraining.phases import Phase
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
-
-MUON_SHARE = 3.0
-"""Muon's learning rate as a multiple of AdamW's."""
-MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,12 +67,7 @@ class PretrainModule(TunedModule):
         """Everything: the tower that rests was trained here too."""
         return LightningModule.state_dict(self, *args, **kwargs)
 
-    @property
-    def automatic_optimization(self) -> bool:
-        """Two optimisers step together, which Lightning leaves to the module."""
-        return False
-
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+    def configure_optimizers(self) -> dict[str, Any]:
         """Muon for the tower's matrices, AdamW for the rest; each phase has its own warm-up and decay."""
         options = self.optimization
         tower = {
@@ -86,11 +76,15 @@ class PretrainModule(TunedModule):
             if isinstance(module, nn.Linear) and name.startswith(self.backbone.vision_prefix)
         }
         parameters = list(self.parameters())
-        matrices = [parameter for parameter in parameters if id(parameter) in tower]
-        others = [parameter for parameter in parameters if id(parameter) not in tower]
-        muon = Muon(matrices, lr=MUON_SHARE * options.learning_rate, weight_decay=options.weight_decay)
-        adamw = AdamW(others, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
-        return [muon, adamw], [LambdaLR(optimizer, self._factor) for optimizer in (muon, adamw)]
+        optimizer = MuonAdamW(
+            [parameter for parameter in parameters if id(parameter) not in tower],
+            [parameter for parameter in parameters if id(parameter) in tower],
+            lr=options.learning_rate,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+        )
+        schedule = LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def vision_loss(self, batch: VisionBatch) -> tuple[Tensor, Tensor]:
         """Loss and share of right classes over all labelled tokens."""
@@ -116,7 +110,7 @@ class PretrainModule(TunedModule):
         hits = sum_by_response((logits.argmax(-1) == packed.scored.targets).float(), packed.scored)
         return Answers(losses=losses, right=hits == counts, ratios=_ratios(recorder.stacked(), batch))
 
-    def training_step(self, batch: VisionBatch | AskedBatch, batch_idx: int) -> None:
+    def training_step(self, batch: VisionBatch | AskedBatch, batch_idx: int) -> Tensor:
         """One step of either phase."""
         if isinstance(batch, VisionBatch):
             loss, accuracy = self.vision_loss(batch)
@@ -132,16 +126,7 @@ class PretrainModule(TunedModule):
             self.log("train/attention_ratio", answers.ratios.mean().detach(), batch_size=size)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log("train/accuracy", accuracy, prog_bar=True, batch_size=size)
-        self._step(loss)
-
-    def _step(self, loss: Tensor) -> None:
-        """Clip over everything, step both optimisers and their schedules."""
-        self.manual_backward(loss)
-        nn.utils.clip_grad_norm_(self.parameters(), MAX_GRADIENT_NORM)
-        for optimizer, schedule in zip(self.optimizers(), self.lr_schedulers(), strict=True):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
+        return loss
 
     def validation_step(self, batch: AskedBatch, batch_idx: int) -> None:
         """Accuracy and attention ratio per format; each prompt has one question here."""

@@ -106,9 +106,7 @@ class CachedLogps(Reference):
                 self._compare(batch, self._live(pair, move(batch, preparation.device)), pair.model.dtype, preparation)
                 return
 
-    def _compare(
-        self, batch: PackedBatch, live: list[float], dtype: torch.dtype, preparation: Preparation
-    ) -> None:
+    def _compare(self, batch: PackedBatch, live: list[float], dtype: torch.dtype, preparation: Preparation) -> None:
         tolerance = max(TOLERANCE[dtype], TOLERANCE[_multiplied_in(preparation.precision, dtype)])
         for response, (key, value) in enumerate(zip(batch.keys, live, strict=True)):
             allowed = tolerance * float(batch.scored.counts()[response]) ** 0.5

@@ -37,4 +37,3 @@ class FrozenCopy(Reference):
         if not self._shares_features:
             features = pair.backbone.encode_images(model, batch.pixels)
         return packed_forward(pair.backbone, model, batch, features).logps
-

@@ -6,6 +6,7 @@ import torch
 from lightning import LightningModule
 from torch import nn
 
+from lookright.backbones.base import Backbone
 from lookright.training.optimization import Optimization
 
 
@@ -13,6 +14,8 @@ class TunedModule(LightningModule):
     """Saves what trains and nothing else, and counts its schedule from a known number of steps."""
 
     strict_loading = False
+    backbone: Backbone
+    """The family of the model that trains."""
 
     def __init__(self, optimization: Optimization, num_steps: int) -> None:
         super().__init__()

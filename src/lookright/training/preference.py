@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lookright.backbones.base import Backbone
 from lookright.losses.band import layer_band
 from lookright.losses.composite import CompositeLoss
 from lookright.packed.batch import PackedBatch
@@ -25,14 +26,17 @@ class PreferenceModule(TunedModule):
     always in validation, where it is reported per format.
     """
 
-    def __init__(
-        self, pair: ModelPair, loss: CompositeLoss, optimization: Optimization, num_steps: int
-    ) -> None:
+    def __init__(self, pair: ModelPair, loss: CompositeLoss, optimization: Optimization, num_steps: int) -> None:
         super().__init__(optimization, num_steps)
         self.pair = pair
         self.loss = loss
         self._held_out: dict[str, HeldOut] = {}
         self.ratio_layers = layer_band(pair.backbone.num_layers, loss.attention_layers)
+
+    @property
+    def backbone(self) -> Backbone:
+        """Of the pair."""
+        return self.pair.backbone
 
     @property
     def trained_model(self) -> nn.Module:

@@ -21,6 +21,7 @@ from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.errors import ConfigError
 from lookright.runtime import torch_dtype
+from lookright.training.compilation import compile_blocks
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger, close, with_metrics_file
 from lookright.training.optimization import Optimization, count_steps
 from lookright.training.plan import print_plan
@@ -60,6 +61,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     module = task.module(RunParts(config=config, backbone=backbone, data=data, num_steps=num_steps, dtype=dtype))
     if settings.gradient_checkpointing:
         module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        compile_blocks(module.backbone.language_model(module.trained_model))
     task.before_fit(module, data, trainer)
     checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

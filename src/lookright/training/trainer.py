@@ -27,7 +27,8 @@ class TrainerSettings:
     `accumulate_grad_batches` batches of every device; `max_steps` -1 is no bound; `checkpoint_every` counts
     optimiser steps, None is once an epoch; `val_check_interval` is a share of an epoch or a number of batches;
     `num_threads` for the CPU, None for torch's own choice; `attention_kernel` is what attends the prompts (see
-    `attention.kernels`); `plan` prints what a run would take and loads no weights.
+    `attention.kernels`); `compile` fuses what a decoder layer does to each token by itself; `plan` prints what a run
+    would take and loads no weights.
     """
 
     accelerator: str = "cpu"
@@ -46,6 +47,7 @@ class TrainerSettings:
     log_every_n_steps: int = 1
     num_threads: int | None = None
     attention_kernel: str = "auto"
+    compile: bool = False
     progress_bar: bool = True
     deterministic: bool = False
     plan: bool = False
