@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.llava import LlavaBackbone
-from lookright.packed.batch import PackedBatch, pack
+from lookright.packed.batch import PackedBatch, move, pack
 from lookright.reference.base import ModelPair
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
@@ -28,7 +29,7 @@ def objective(pair: ModelPair, batch: PackedBatch, band: list[int]) -> tuple[Ten
     """Everything that a loss may look at, and the gradient of a sum of it."""
     output = pair.score(batch, pair.image_features(batch), band)
     values = output.logps if output.attention_ratio is None else torch.cat([output.logps, output.attention_ratio])
-    weights = torch.linspace(0.5, 9.0, len(values), dtype=values.dtype)
+    weights = torch.linspace(0.5, 9.0, len(values), dtype=values.dtype, device=values.device)
     return values.detach(), gradients((values * weights).sum(), pair)
 
 
@@ -80,6 +81,25 @@ def test_bfloat16_errors_are_those_of_the_stock_model(llava: LlavaBackbone) -> N
     size = batch.scored.counts()
     our_error, their_error = ((side - wanted).abs() / size for side in (ours, theirs))
     assert our_error.max() <= 2 * their_error.max() + 0.01, f"per token: ours {our_error}, stock {their_error}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["auto", "sdpa", "varlen", "flash_attn"])
+def test_a_step_on_cuda_is_the_step_on_the_cpu(llava: LlavaBackbone, kernel: str) -> None:
+    """bfloat16 products on the card against float32 on the CPU; FlexAttention takes no heads of this width."""
+    if kernel == "flash_attn":
+        pytest.importorskip("flash_attn")
+    pair, batch = make_pair(llava, torch.float32), make_batch(llava)
+    exact, exact_gradients = objective(pair, batch, [2, 3])
+    use_prefix_kernel(kernel)
+    try:
+        with torch.autocast("cuda", torch.bfloat16):
+            rough, rough_gradients = objective(pair.to("cuda").train(), move(batch, torch.device("cuda")), [2, 3])
+    finally:
+        use_prefix_kernel("auto")
+    assert (rough[4:].cpu() - exact[4:]).abs().max() < 0.02
+    cosine = torch.cosine_similarity(flat(rough_gradients).cpu(), flat(exact_gradients), dim=0)
+    assert cosine > 0.98, f"gradients on the card point elsewhere: cosine {cosine:.4f}"
 
 
 def flat(values: dict[str, Tensor]) -> Tensor:
