@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from lookright.backbones.base import Backbone
+from lookright.backbones.cache_name import CACHE
 from lookright.decoding.prefill import DecoderInput, Prefill, prefill
 from lookright.errors import ConfigError
 from lookright.reference.base import bare_model
@@ -73,8 +74,8 @@ class Decoder:
             rows = model.generate(
                 input_ids=state.input_ids,
                 attention_mask=state.attention_mask,
-                past_key_values=state.cache,
                 generation_config=self._generation_config(backbone),
+                **{CACHE: state.cache},
             )
         answers = [_cut(row, backbone) for row in rows[:, state.input_ids.shape[1] :].tolist()]
         return [

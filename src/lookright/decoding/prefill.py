@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.backbones.cache_name import CACHE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,8 +58,8 @@ def prefill(backbone: Backbone, model: nn.Module, inputs: Sequence[DecoderInput]
         inputs_embeds=backbone.merge_images(model, input_ids, image_mask, features),
         attention_mask=attention_mask,
         position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
-        past_key_values=cache,
         use_cache=True,
+        **{CACHE: cache},
         **backbone.decoder_kwargs(image_mask),
     )
     return Prefill(

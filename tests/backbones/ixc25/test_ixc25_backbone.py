@@ -204,6 +204,15 @@ def test_a_copy_of_the_model_stands_on_its_own(ixc25: Ixc25Backbone, model: Ixc2
     assert torch.equal(before[0], after[0])
 
 
+def test_models_of_one_backbone_share_no_settings(ixc25: Ixc25Backbone) -> None:
+    first = ixc25.build()
+    second = ixc25.build(dtype=torch.bfloat16)
+    second.model.set_attn_implementation("eager")
+    assert (first.config.dtype, second.config.dtype) == (torch.float32, torch.bfloat16)
+    assert first.model.config._attn_implementation == "lookright"
+    assert ixc25.build(weights=False).config is not ixc25.config
+
+
 @pytest.mark.parametrize("transform", ["inference", "finetune", "evaluation"])
 @pytest.mark.parametrize("hd_num", [None, 2])
 def test_predicted_tokens_are_what_the_model_makes(

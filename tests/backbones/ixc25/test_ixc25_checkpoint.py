@@ -241,6 +241,18 @@ def test_save_load_generate_is_identical(small: Ixc25ForCausalLM, tmp_path: Path
     assert torch.equal(reload(tmp_path).generate(input_ids=ids, pixels=[pixels(1, 2)], **greedy), expected)
 
 
+@pytest.mark.parametrize("head_dim", [8, 10, 128])
+def test_the_width_of_a_head_is_written_where_it_does_not_follow(
+    make_model: Callable, tmp_path: Path, head_dim: int
+) -> None:
+    """128, the large model's, too: there it is what 4096 / 32 gives, here it is not."""
+    model = make_model(head_dim=head_dim)
+    save_checkpoint(model, tmp_path)
+    assert ("head_dim" in json.loads((tmp_path / "config.json").read_text())) == (head_dim != 32 // 4)
+    ids = torch.tensor([[1, 5, 6]])
+    assert torch.equal(reload(tmp_path)(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
 def _names(file: Path) -> list[str]:
     with safe_open(file, framework="pt") as shard:
         return list(shard.keys())
@@ -254,6 +266,19 @@ def test_transformers_own_saving_and_loading_keep_the_official_names(small: Ixc2
         for name, value in small.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
         assert loaded.vit.vision_tower.embeddings.position_ids.tolist() == [list(range(37))]
+
+
+def test_a_partial_lora_that_a_checkpoint_lacks_is_idle(small: Ixc25ForCausalLM, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if "Plora_" not in name and "_GN" not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    loaded = Ixc25ForCausalLM.from_pretrained(tmp_path)
+    for name, value in loaded.named_parameters():
+        if "Plora_B" in name or "_GN" in name:
+            assert value.eq(0).all(), name
+        elif "Plora_A" in name:
+            assert value.abs().max() > 0, name
 
 
 def test_names_turn_back() -> None:

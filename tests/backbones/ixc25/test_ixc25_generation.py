@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lookright.backbones.cache_name import CACHE
 from lookright.backbones.ixc25 import Ixc25ForCausalLM
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 2}
@@ -107,9 +108,9 @@ def test_generation_goes_on_from_a_cache_without_its_last_token(decoder: Ixc25Fo
         text = decoder.get_input_embeddings()(ids)
         embeds = torch.where(im_mask[..., None], decoder.place_pictures(pictures, im_mask), text)
         prefill = decoder.model(inputs_embeds=embeds, im_mask=im_mask, use_cache=True)
-        cache = prefill.past_key_values
+        cache = prefill[CACHE]
         cache.crop(-1)
-    continued = decoder.generate(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **GREEDY)
+    continued = decoder.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **{CACHE: cache}, **GREEDY)
     assert torch.equal(continued, expected)
 
 
@@ -120,10 +121,36 @@ def test_generation_goes_on_from_a_cache_in_the_middle_of_a_picture(
     ids = prompt(decoder, pictures)[None]
     expected = decoder.generate(input_ids=ids, pixels=pictures, **GREEDY)
     with torch.no_grad():
-        cache = decoder(input_ids=ids, pixels=pictures, use_cache=True).past_key_values
+        cache = decoder(input_ids=ids, pixels=pictures, use_cache=True)[CACHE]
     cache.crop(int((ids == 0).nonzero()[-1, 1]) - 4 - ids.shape[1])
-    continued = decoder.generate(input_ids=ids, pixels=pictures, past_key_values=cache, **GREEDY)
+    continued = decoder.generate(input_ids=ids, pixels=pictures, **{CACHE: cache}, **GREEDY)
     assert torch.equal(continued, expected)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@torch.no_grad()
+def test_a_pass_reads_the_cache_under_both_names(decoder: Ixc25ForCausalLM, pixels: Callable, name: str) -> None:
+    """transformers 5.24 renamed it; a name that is not understood would be dropped without a word."""
+    pictures = [pixels(1, 2)]
+    ids = prompt(decoder, pictures)[None]
+    expected = decoder(input_ids=ids, pixels=pictures).logits[:, -1:]
+    for step in (decoder, decoder.model):
+        kept = decoder(input_ids=ids[:, :-1], pixels=pictures, use_cache=True)[CACHE]
+        output = step(input_ids=ids[:, -1:], **{name: kept})
+        logits = output.logits if step is decoder else decoder.output(output.last_hidden_state)
+        assert (logits - expected).abs().max() < 1e-4
+        assert output[CACHE] is kept
+        assert kept.get_seq_length() == ids.shape[1]
+
+
+@pytest.mark.parametrize("chunk", [7, 40])
+def test_a_prompt_may_be_read_in_chunks(decoder: Ixc25ForCausalLM, pixels: Callable, chunk: int) -> None:
+    pictures = [pixels(1, 2), pixels(2, 1, seed=1)]
+    ids = prompt(decoder, pictures)[None]
+    whole, chunked = (
+        decoder.generate(input_ids=ids, pixels=pictures, prefill_chunk_size=size, **GREEDY) for size in (None, chunk)
+    )
+    assert torch.equal(chunked, whole)
 
 
 def test_embeddings_alone_generate_the_same(decoder: Ixc25ForCausalLM, pixels: Callable) -> None:

@@ -221,6 +221,8 @@ def test_loss_is_the_mean_over_labels_and_reaches_every_part(make_model: Callabl
     output = model(input_ids=ids, pixels=pictures, labels=labels)
     logps = output.logits[0, -3:-1].log_softmax(-1)
     assert output.loss.item() == pytest.approx(-(logps[0, 6] + logps[1, 7]).item() / 2, rel=1e-5)
+    halved = model(input_ids=ids, pixels=pictures, labels=labels, num_items_in_batch=4).loss
+    assert halved.item() == pytest.approx(output.loss.item() / 2, rel=1e-5)
     output.loss.backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
     # post_layernorm is in the checkpoint and unused; in the last layer image rows give keys and values alone
@@ -229,3 +231,13 @@ def test_loss_is_the_mean_over_labels_and_reaches_every_part(make_model: Callabl
     ]
     expected = {f"vit.vision_tower.post_layernorm.{kind}" for kind in ("weight", "bias")}
     assert idle == expected | {f"{name}.Plora_{half}.weight" for name in last for half in "AB"}
+
+
+@torch.no_grad()
+def test_outputs_may_be_a_tuple(make_model: Callable) -> None:
+    model = make_model()
+    ids = torch.tensor([[1, 5, 6]])
+    expected = model(input_ids=ids).logits
+    assert torch.equal(model(input_ids=ids, return_dict=False)[0], expected)
+    model.config.return_dict = False
+    assert torch.equal(model(input_ids=ids, use_cache=False)[0], expected)

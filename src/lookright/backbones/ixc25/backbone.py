@@ -1,5 +1,6 @@
 """InternLM-XComposer2.5 (arXiv 2407.03320) as a backbone, at any size."""
 
+import copy
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,10 +109,11 @@ class Ixc25Backbone(Backbone):
 
     def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
+        config = copy.deepcopy(self.config)  # a model writes its dtype and its attention function there
         if weights:
-            model = load_checkpoint(_local_folder(self.path, SMALL_FILES + WEIGHT_FILES), self.config, dtype)
+            model = load_checkpoint(_local_folder(self.path, SMALL_FILES + WEIGHT_FILES), config, dtype)
         else:
-            model = Ixc25ForCausalLM(self.config).to(dtype)
+            model = Ixc25ForCausalLM(config).to(dtype)
         model.generation_config.eos_token_id = list(self.end_token_ids)
         decoder = self.language_model(model)
         use_lookright_attention(decoder)

@@ -32,7 +32,7 @@ class Ixc25Config(PreTrainedConfig):
     """
 
     model_type = "internlm2"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
     default_theta = 1_000_000.0
     sub_configs_defaults = {"vision_config": Ixc25VisionConfig}
 
@@ -110,6 +110,8 @@ class Ixc25Config(PreTrainedConfig):
         official |= {key: getattr(self, key) for key in _OFFICIAL_KEYS}
         reference = type(self)()
         official |= {key: getattr(self, key) for key in _OWN_KEYS if getattr(self, key) != getattr(reference, key)}
+        if self.head_dim != self.hidden_size // self.num_attention_heads:
+            official["head_dim"] = self.head_dim
         vision = {key: getattr(self.vision_config, key) for key in _VISION_KEYS}
         if vision != {key: getattr(reference.vision_config, key) for key in _VISION_KEYS}:
             official["vision_config"] = vision
@@ -148,7 +150,7 @@ _OFFICIAL_KEYS = (
     "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache",
 )  # fmt: skip
 _OWN_KEYS = (
-    "head_dim", "image_token_id", "vision_select_layer", "plora_rank", "plora_alpha", "plora_dropout",
+    "image_token_id", "vision_select_layer", "plora_rank", "plora_alpha", "plora_dropout",
     "attention_dropout",
 )  # fmt: skip
 _VISION_KEYS = (

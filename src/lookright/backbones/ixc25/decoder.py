@@ -18,8 +18,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from lookright.backbones.cache_name import CACHE
 from lookright.backbones.ixc25.configuration import Ixc25Config
-from lookright.backbones.ixc25.plora import PartialLoraLinear, image_rows
+from lookright.backbones.ixc25.plora import IdleLinear, PartialLoraLinear, image_rows
 from lookright.backbones.ixc25.rotary import apply_rotary, rotary_tables
 
 
@@ -180,7 +181,7 @@ class Ixc25PreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Ixc25DecoderLayer", "CLIPEncoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -192,7 +193,8 @@ class Ixc25PreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PartialLoraLinear):
             init.kaiming_uniform_(module.Plora_A.weight, a=5**0.5)
-            init.zeros_(module.Plora_B.weight)
+        if isinstance(module, IdleLinear):
+            init.zeros_(module.weight)
         for name in ("plora_glb_GN", "plora_sub_GN"):
             if isinstance(parameter := getattr(module, name, None), nn.Parameter):
                 init.zeros_(parameter)
@@ -236,13 +238,15 @@ class Ixc25Model(Ixc25PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         im_mask: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """One pass over int64[B, L] ids or float[B, L, C] embeddings.
 
         `im_mask`: bool[B, L], True on image rows of this pass, None where it has none. `position_ids`:
-        int64[B, L], by default counted on from the cache.
+        int64[B, L], by default counted on from the cache. `cache`: the newer name of `past_key_values`.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
         if inputs_embeds is None:
@@ -256,8 +260,8 @@ class Ixc25Model(Ixc25PreTrainedModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **{CACHE: past_key_values},
         )
         shared = {
             "attention_mask": mask,
@@ -270,4 +274,4 @@ class Ixc25Model(Ixc25PreTrainedModel):
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(hidden_states, **shared, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: past_key_values})

@@ -10,7 +10,9 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
 
+from lookright.backbones.cache_name import CACHE
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.decoder import Ixc25Model, Ixc25PreTrainedModel
 from lookright.backbones.ixc25.names import official_name
@@ -83,6 +85,7 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
         flat = torch.cat(features).to(weight.dtype) if features else weight.new_zeros(0)
         return empty.masked_scatter(im_mask[..., None], flat)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -96,6 +99,7 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits float32[B, L, vocabulary], or of the rows that `logits_to_keep` names.
@@ -103,6 +107,7 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
         `pixels`: preprocessed pictures float[3, H, W] of the whole batch in reading order. `im_mask`:
         bool[B, L], True on image rows; by default where `input_ids` hold the image token. `image_embeds`:
         float[B, L, C], used where `im_mask` is True. `labels`: int64[B, L], -100 is left out.
+        `cache`: the newer name of `past_key_values`.
         """
         if pixels is not None and input_ids is not None:
             im_mask = self._picture_mask(input_ids) if im_mask is None else im_mask
@@ -116,21 +121,22 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             im_mask=im_mask,
+            return_dict=True,
             **kwargs,
         )
         logits = self.output(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -173,7 +179,7 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
             kwargs |= {"im_mask": im_mask, "image_embeds": self.place_pictures(pixels, im_mask)}
         elif im_mask is not None:
             kwargs["im_mask"] = im_mask
-        elif kwargs.get("past_key_values") is None and kwargs.get("inputs_embeds") is None:
+        elif all(kwargs.get(name) is None for name in ("cache", "past_key_values", "inputs_embeds")):
             self._refuse_lone_image_tokens(input_ids)
         return super().generate(inputs, *args, **kwargs)
 
@@ -181,7 +187,6 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         im_mask: Tensor | None = None,
@@ -192,21 +197,20 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        embeds = model_inputs.get("inputs_embeds")
-        # after a first pass on embeddings alone, input_ids hold nothing but decoded tokens
-        if im_mask is None or (inputs_embeds is not None and embeds is None):
+        if im_mask is None:
             return model_inputs
-        length = (model_inputs["input_ids"] if embeds is None else embeds).shape[1]
-        stop = input_ids.shape[1] if embeds is None else im_mask.shape[1]
-        if stop - length < im_mask.shape[1] and bool((mask := _window(im_mask, stop - length, stop)).any()):
+        embeds = model_inputs.get("inputs_embeds")
+        # the cache tells where this pass begins: input_ids may be a chunk of the prompt, or decoded tokens alone
+        start = 0 if (cache := kwargs.get(CACHE)) is None else int(cache.get_seq_length())
+        stop = start + (model_inputs["input_ids"] if embeds is None else embeds).shape[1]
+        if start < im_mask.shape[1] and bool((mask := _window(im_mask, start, stop)).any()):
             model_inputs["im_mask"] = mask
             if image_embeds is not None and embeds is None:
-                model_inputs["image_embeds"] = _window(image_embeds, stop - length, stop)
+                model_inputs["image_embeds"] = _window(image_embeds, start, stop)
         return model_inputs
 
 

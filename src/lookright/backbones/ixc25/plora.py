@@ -8,6 +8,10 @@ def image_rows(im_mask: Tensor | None) -> Tensor | None:
     return None if im_mask is None else im_mask.flatten().nonzero().squeeze(-1)
 
 
+class IdleLinear(nn.Linear):
+    """A linear layer that starts at zero wherever it is made: the model, or weights that a checkpoint lacks."""
+
+
 class PartialLoraLinear(nn.Linear):
     """`y = x W^T`, plus `dropout(x) A^T B^T * alpha / rank` on image rows; dropout in train mode alone.
 
@@ -17,7 +21,7 @@ class PartialLoraLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, *, rank: int, alpha: float, dropout: float) -> None:
         super().__init__(in_features, out_features, bias=False)
         self.Plora_A = nn.Linear(in_features, rank, bias=False)
-        self.Plora_B = nn.Linear(rank, out_features, bias=False)
+        self.Plora_B = IdleLinear(rank, out_features, bias=False)
         self.plora_dropout = nn.Dropout(dropout)
         self.plora_scale = alpha / rank
 
