@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
@@ -38,8 +39,20 @@ def check_adapter(adapter: str | None, key: str = "adapter") -> None:
         raise ConfigError(f"{key}={adapter} holds no adapter_config.json; set {key} to the adapter/ folder of a run")
 
 
+def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> PeftModel:
+    """The model with a saved adapter. Raises ConfigError where that was trained on a model of another shape."""
+    try:
+        return PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+    except (ValueError, RuntimeError) as error:
+        base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+        raise ConfigError(
+            f"{key}={adapter} does not fit the backbone: it was trained on {base}; set backbone to that model, "
+            f"or another {key} ({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
 def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model in evaluation mode, with its adapter if there is one."""
     model = backbone.build(dtype=dtype)
-    policy = model if adapter is None else PeftModel.from_pretrained(model, adapter)
+    policy = model if adapter is None else with_adapter(model, adapter)
     return policy.to(device).eval().requires_grad_(False)

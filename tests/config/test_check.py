@@ -1,6 +1,7 @@
 """Unknown keys, missing and mistyped values: all at once, with the names that exist."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.annotations import misfit
 from lookright.config.check import Problems, check_config
-from lookright.config.entry import explain
+from lookright.config.entry import explain, launch
 from lookright.errors import ConfigError, RecordError
 
 
@@ -99,3 +100,10 @@ def test_problems_hold_what_is_the_users_and_nothing_else() -> None:
     with pytest.raises(ConfigError) as error:
         problems.finish()
     assert str(error.value) == "first\nsecond\nthird"
+
+
+def test_a_path_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(SystemExit, match="2"):
+        launch(lambda: (tmp_path / "file" / "run").mkdir(), "train")
+    assert f"cannot use the path {tmp_path / 'file' / 'run'} (Not a directory)" in capsys.readouterr().err

@@ -92,8 +92,8 @@ def test_other_formats_are_left_out_and_counted(llava: LlavaBackbone, tmp_path: 
     data = prepared(path, llava, val_fraction=0.0, formats=["sequence", "pic_in_pic"])
     assert {record.format for record in data.train_set.records} == {"sequence", "pic_in_pic"}
     assert len(data.train_set) == 6 and dict(data.dropped) == {"other_format": 3}
-    with pytest.raises(ConfigError, match="no pair is left to train on; set data.formats"):
-        prepared(path, llava, formats=["colage"])
+    with pytest.raises(ConfigError, match=r"no record has the format 'colage'; .* grid_collage, pic_in_pic, sequence"):
+        prepared(path, llava, formats=["sequence", "colage"])
 
 
 def test_records_without_geometry_are_refused_where_attention_trains(llava: LlavaBackbone, tmp_path: Path) -> None:

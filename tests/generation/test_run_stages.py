@@ -134,6 +134,8 @@ def test_noise_is_written_down(run: Run, tmp_path: Path) -> None:
         (["on_bad_record=ignore"], ["on_bad_record='ignore': valid are error, skip"]),
         (["source.image_folder=/nowhere", "adapter=/nowhere"], ["source.image_folder=/nowhere", "adapter=/nowhere"]),
         (["batch_size=0"], ["batch_size=0"]),
+        (["filters.edit_distance.minimum=7"], ["filters.edit_distance.minimum=7"]),
+        (["stage=select"], ["stage=select", "answers.jsonl is not there; run stage=compose and stage=answer first"]),
     ],
 )
 def test_config_that_cannot_run_is_refused_at_once(
@@ -144,6 +146,7 @@ def test_config_that_cannot_run_is_refused_at_once(
     for text in wanted:
         assert text in str(error.value)
     assert not (tmp_path / "out" / "instructions.jsonl").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_broken_source_picture_is_named_or_counted(
@@ -173,7 +176,7 @@ def test_prompt_over_the_budget_is_named_before_weights_load(
         patch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
         with pytest.raises(LookRightError, match=r"tokens .* the limit is 75.*") as error:
             run(tmp_path / "error", *short)
-    assert "on_bad_record=skip" in str(error.value)
+    assert "on_bad_record=skip" in str(error.value) and "data.on_bad_record" not in str(error.value)
     folder = run(tmp_path / "skip", *short, "on_bad_record=skip", "selection=none")
     counts = summary(folder)
     assert 0 < counts["skipped"]["too_long"] < 20

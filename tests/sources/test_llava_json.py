@@ -1,4 +1,5 @@
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,14 @@ def test_a_missing_and_a_broken_picture_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"one.jpg: broken picture of \d+ bytes") as error:
         source.open(broken)
     assert error.value.reason == "picture"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_a_picture_of_16_bits_keeps_its_shades(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(exist_ok=True)
+    name = f"a/deep.{suffix}"
+    values = array("H", [0, 256, 32768, 65535])
+    Image.frombytes("I;16", (4, 1), values.tobytes()).save(tmp_path / name)
+    source = LlavaJson(write(tmp_path, [row(image=name)]), tmp_path)
+    picture = source.open(source.rows("train")[0])
+    assert [picture.getpixel((x, 0)) for x in range(4)] == [(shade,) * 3 for shade in (0, 1, 128, 255)]

@@ -1,6 +1,8 @@
 """A run that was killed goes on to exactly the weights and metrics of one that was not."""
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,15 @@ def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monke
     monkeypatch.setattr("lookright.training.run.given_overrides", lambda: given)
     with pytest.raises(ConfigError, match=r"resume takes the config of .*; remove seed=1"):
         train(composed("train", *given))
+
+
+def test_resuming_a_finished_run_keeps_what_it_measured(
+    composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    before = (folder / "summary.json").read_bytes()
+    assert json.loads(before)["metrics"]
+    train(composed("train", f"resume={folder}"))
+    assert (folder / "summary.json").read_bytes() == before
+    assert_same_run(folder, unbroken)

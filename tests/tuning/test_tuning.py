@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
 from torch import nn
 
 from lookright.backbones.llava import LlavaBackbone
@@ -56,6 +58,21 @@ def test_refused_numbers(options: dict) -> None:
 def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tuning.adapter=.* holds no adapter_config.json"):
         LoraTuning(adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"target_modules": ["w1"]},  # names of another architecture
+        {"target_modules": ["q_proj"], "r": 2},  # no weights of this shape
+    ],
+)
+def test_an_adapter_of_another_model_is_refused(saved: dict, llava: LlavaBackbone, tmp_path: Path) -> None:
+    LoraConfig(base_model_name_or_path="/models/other", **saved).save_pretrained(tmp_path)
+    name = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.zeros(2, 5)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=r"tuning.adapter=.* does not fit .* trained on /models/other"):
+        LoraTuning(adapter=str(tmp_path)).apply(llava, llava.build(weights=False))
 
 
 @pytest.mark.parametrize("vision", [False, True])

@@ -34,6 +34,8 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, config_name))
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        _fail(f"cannot use the path {error.filename} ({error.strerror}); set another output, or make the path usable")
     except RuntimeError as error:
         if "srun" not in str(error):
             raise

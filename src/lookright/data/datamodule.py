@@ -88,6 +88,7 @@ class PreferenceData(LightningDataModule):
         else:
             held_out = [pair for pair in pairs if self._is_held_out(pair[0].id)]
             pairs = [pair for pair in pairs if not self._is_held_out(pair[0].id)]
+        self._check_formats([*pairs, *held_out])
         pairs, lengths = self._fitting(backbone, pairs, needs_target)
         held_out, val_lengths = self._fitting(backbone, held_out, needs_target)
         if not pairs:
@@ -171,6 +172,16 @@ class PreferenceData(LightningDataModule):
     def _is_held_out(self, record_id: str) -> bool:
         digest = hashlib.blake2b(f"{self.seed}/{record_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.val_fraction * 2**64
+
+    def _check_formats(self, pairs: Sequence[Pair]) -> None:
+        """Raise ConfigError for a name in `formats` that no record has: misspelt, it would leave a format out."""
+        found = {str(record.format) for record, _ in pairs}
+        unknown = [name for name in self.formats or [] if name not in found]
+        if unknown:
+            raise ConfigError(
+                f"data.formats={list(self.formats)}: no record has the format {unknown[0]!r}; "
+                f"the records have {', '.join(sorted(found))}"
+            )
 
     def _fitting(self, backbone: Backbone, pairs: Sequence[Pair], needs_target: bool) -> tuple[list[Pair], list[int]]:
         """Pairs of the wanted formats that fit the backbone, and their row tokens."""

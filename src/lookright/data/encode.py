@@ -60,7 +60,7 @@ def row_length(backbone: Backbone, record: Preference | Prompt, pictures: Pictur
         raise RecordError(
             "too_long",
             f"prompt and answer have {longest} tokens ({num_prompt} in the prompt, {len(record.images)} pictures), "
-            f"the limit is {backbone.max_length}; set backbone.max_length higher, or data.on_bad_record=skip",
+            f"the limit is {backbone.max_length}; set backbone.max_length higher",
         )
     return num_prompt + sum(length - 1 for length in lengths)
 

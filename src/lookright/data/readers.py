@@ -43,9 +43,9 @@ def load_preferences(
     if table is not None:
         rows = range(len(table))
         entries = ((f"{path} row {row}", lambda row=row: table_preference(table.row(row), row)) for row in rows)
-        return _collect(entries, TablePictures(table, folder), on_bad_record)
+        return _collect(path, entries, TablePictures(table, folder), on_bad_record)
     converted = ((where, lambda read=read: _to_preference(read(), folder)) for where, read in _json_entries(path))
-    return _collect(converted, folder, on_bad_record)
+    return _collect(path, converted, folder, on_bad_record)
 
 
 def load_prompts(
@@ -55,10 +55,10 @@ def load_prompts(
     path = Path(path)
     folder = PictureFolder(_image_root(path, image_root))
     converted = ((where, lambda read=read: _to_prompt(read(), folder)) for where, read in _json_entries(path))
-    return _collect(converted, folder, on_bad_record)
+    return _collect(path, converted, folder, on_bad_record)
 
 
-def _collect(entries: Iterator[Entry], pictures: Pictures, on_bad_record: OnBadRecord) -> RecordSet[Any]:
+def _collect(path: Path, entries: Iterator[Entry], pictures: Pictures, on_bad_record: OnBadRecord) -> RecordSet[Any]:
     bad = BadRecords(on_bad_record)
     records: dict[str, Any] = {}
     first_seen: dict[str, str] = {}
@@ -77,7 +77,7 @@ def _collect(entries: Iterator[Entry], pictures: Pictures, on_bad_record: OnBadR
         first_seen[record.id] = where
         records[record.id] = record
     if not num_records:
-        raise ConfigError("data.path: the file holds no record")
+        raise ConfigError(f"data.path={path}: the file holds no record")
     bad.finish(num_records)
     return RecordSet(records=list(records.values()), pictures=pictures, dropped=bad.counts)
 

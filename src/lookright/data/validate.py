@@ -38,7 +38,8 @@ class BadRecords:
             return
         kind = f"{self._key}=error" if self._mode == "error" else "none is left"
         more = [f"... and {total - MAX_SHOWN} more"] if total > MAX_SHOWN else []
-        remedy = [f"Repair them, or set {self._key}=skip to leave them out, counted by reason."]
+        skip = f", or set {self._key}=skip to leave them out, counted by reason" if self._mode == "error" else ""
+        remedy = [f"Repair them{skip}."]
         head = f"{total} of {num_records} records cannot be used ({kind}):"
         raise LookRightError("\n".join([head, *self._messages, *more, *remedy]))
 

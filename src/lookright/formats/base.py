@@ -49,7 +49,7 @@ class Composer(ABC):
 
     def __init__(self, mixture: Mapping[int, float] | None = None) -> None:
         chosen = dict(self.default_mixture if mixture is None else mixture)
-        self.mixture = normalised_mixture(chosen, self.counts, f"formats.{self.name}.mixture")
+        self.mixture = normalised_mixture(chosen, self.counts, f"composers.{self.name}.mixture")
 
     def draw_count(self, rng: random.Random) -> int:
         """A number of source images, the target included."""
@@ -84,7 +84,7 @@ def normalised_mixture(mixture: Mapping[int, float], counts: Sequence[int], key:
     """Weights that add up to 1, without the zeros. Raises ConfigError naming `key`."""
     unknown = [count for count in mixture if count not in counts]
     if unknown:
-        raise ConfigError(f"{key} has the number of images {unknown[0]!r}; valid are {', '.join(map(str, counts))}")
+        raise ConfigError(f"{key} has no use for {unknown[0]!r}; valid are {', '.join(map(str, counts))}")
     negative = [count for count, weight in mixture.items() if not 0 <= weight < float("inf")]
     if negative:
         raise ConfigError(f"{key}[{negative[0]}]={mixture[negative[0]]}: a weight is a finite number >= 0")

@@ -61,7 +61,7 @@ class PromptPlanner:
                 f"source={source.name}, split={split}: {len(self._rows)} rows and {len(composers)} formats"
             )
         chosen = {name: PAPER_WEIGHTS.get(name, 1.0) for name in self._composers} if weights is None else weights
-        self._weights = normalised_mixture(dict(chosen), list(self._composers), "format weights")
+        self._weights = normalised_mixture(dict(chosen), list(self._composers), "weights")
         self._drawer = CompanionDrawer(source, split) if drawer is None else drawer
         self._order = lru_cache(maxsize=2)(self._permutation)
         self.skipped: Counter[str] = Counter()

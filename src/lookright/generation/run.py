@@ -109,6 +109,8 @@ def _check_budget(
 
 def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     """Pairs, counts and the report."""
+    if workspace.count == 1 and not workspace.answers.is_file():
+        raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
     tally, decisions = select(workspace, parts.pipeline)
     skipped = _skipped(workspace)

@@ -12,7 +12,7 @@ class PerplexityFilter:
 
     def __init__(self, minimum: float = 1.1) -> None:
         if not minimum >= 1:
-            raise ConfigError(f"perplexity.minimum={minimum!r} is out of range; set a number >= 1")
+            raise ConfigError(f"filters.perplexity.minimum={minimum!r} is out of range; set a number >= 1")
         self.minimum = minimum
 
     def score(self, candidate: Candidate) -> float:
@@ -67,7 +67,7 @@ class EditDistanceFilter:
 
     def __init__(self, minimum: float = 0.1) -> None:
         if not 0 <= minimum <= 1:
-            raise ConfigError(f"edit_distance.minimum={minimum!r} is out of range; set a number in [0, 1]")
+            raise ConfigError(f"filters.edit_distance.minimum={minimum!r} is out of range; set a number in [0, 1]")
         self.minimum = minimum
 
     def score(self, candidate: Candidate) -> float:

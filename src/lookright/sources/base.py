@@ -70,9 +70,16 @@ def decode_rgb(data: bytes, where: str) -> Image.Image:
     """Decode the bytes of a picture to RGB. Raises RecordError (reason `picture`) naming `where`."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
+            return _eight_bits(image).convert("RGB")
     except PICTURE_ERRORS as error:
         raise RecordError("picture", f"{where}: broken picture of {len(data)} bytes ({fault(error)})") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture itself, or the upper 8 bits of 16: `convert` would turn all above 255 into white."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
 
 
 def fault(error: Exception) -> str:

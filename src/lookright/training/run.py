@@ -67,6 +67,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     summary = _summary(trainer, data, num_steps, time.perf_counter() - started)
+    if checkpoint is not None and not trainer.callback_metrics and (folder / SUMMARY_FILE).is_file():
+        # a finished run: nothing was trained, and what it measured stays
+        summary = json.loads((folder / SUMMARY_FILE).read_text())
     close(trainer.loggers)
     if trainer.is_global_zero:
         summary["weights"] = task.save(module, folder).name

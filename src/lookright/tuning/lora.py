@@ -1,12 +1,12 @@
 """Low-rank adapters by PEFT on the decoder (LoRA, arXiv 2106.09685)."""
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
-from lookright.runtime import check_adapter
+from lookright.runtime import check_adapter, with_adapter
 
 
 class LoraTuning:
@@ -38,7 +38,7 @@ class LoraTuning:
         """Freeze the model and put adapters in; only they (and the projector if asked) train."""
         model.requires_grad_(False)
         if self.adapter is not None:
-            policy = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
+            policy = with_adapter(model, self.adapter, "tuning.adapter", is_trainable=True)
         else:
             policy = get_peft_model(model, self._config(backbone))
         if self.train_projector:
