@@ -55,9 +55,7 @@ def test_two_regions_of_one_picture_share_its_tokens(llava: LlavaBackbone) -> No
     """As in a collage: left and right half of a square picture, a third of 9 tokens each and 3 between them."""
     prompt = llava.encode_prompt("<image>\nIn Image2, red?", [(90, 90)])
     halves = [(0, 0, 45, 90), (45, 0, 90, 90)]
-    left, right = (
-        region_coverage(llava, prompt, Region(picture=0, box=box, source="s"), [(90, 90)]) for box in halves
-    )
+    left, right = (region_coverage(llava, prompt, Region(picture=0, box=box, source="s"), [(90, 90)]) for box in halves)
     start, stop = prompt.image_spans[0]
     assert left[start:stop].tolist() == [1, 0.5, 0] * 3 and right[start:stop].tolist() == [0, 0.5, 1] * 3
 

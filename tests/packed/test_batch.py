@@ -75,7 +75,7 @@ def test_coverage_lies_on_the_targets_tokens(llava: LlavaBackbone) -> None:
     offset = examples[0].num_tokens
     outside = torch.ones(len(covered), dtype=torch.bool)
     outside[offset + start : offset + stop] = False
-    outside[: offset] = False
+    outside[:offset] = False
     assert covered[offset:].sum() > 0 and covered[offset:][outside[offset:]].sum() == 0
     assert (covered <= image).all()
     assert_close(image.sum(), torch.tensor(5.0 * 9), atol=0, why="counts")

@@ -70,9 +70,7 @@ def test_equal_to_the_last_bit_where_the_batch_is_the_same(tmp_path: Path, llava
     assert_same_numbers(pair, AdapterOff(), data, close=0.0)
 
 
-def test_full_tuning_keeps_the_policy_as_it_started(
-    tmp_path: Path, llava: LlavaBackbone, data: PreferenceData
-) -> None:
+def test_full_tuning_keeps_the_policy_as_it_started(tmp_path: Path, llava: LlavaBackbone, data: PreferenceData) -> None:
     pair = prepared(llava, data, tmp_path / "store", tuning=FullTuning(train_projector=True))
     live = FrozenCopy()
     live.attach(pair)
@@ -82,9 +80,7 @@ def test_full_tuning_keeps_the_policy_as_it_started(
     assert_same_numbers(pair, live, data, CLOSE[torch.float64])
 
 
-def test_goes_on_from_an_adapter_with_it_or_without(
-    tmp_path: Path, llava: LlavaBackbone, data: PreferenceData
-) -> None:
+def test_goes_on_from_an_adapter_with_it_or_without(tmp_path: Path, llava: LlavaBackbone, data: PreferenceData) -> None:
     first = LoraTuning(r=4, alpha=8, dropout=0.0).apply(llava, lively_model(llava))
     shake_adapters(first).save_pretrained(tmp_path / "adapter")
     tuning = LoraTuning(adapter=str(tmp_path / "adapter"))
