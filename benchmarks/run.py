@@ -1,6 +1,7 @@
 """All benchmarks, or those that are named; prints a table of each and keeps every figure.
 
-python -m benchmarks.run [float32 bfloat16 checkpointing attention_aware attention_term floor adaptive growth]
+python -m benchmarks.run [float32 float32_5_images bfloat16 checkpointing attention_aware attention_term floor adaptive
+                          growth]
 
 Figures go to outputs/benchmarks/results.json, one entry a section; docs/benchmarks.md says how to read them.
 """
@@ -55,9 +56,10 @@ def sections(workload: Workload, steps: int) -> dict[str, Callable[[], Any]]:
     place = ["--workload", str(workload.folder)]
     bfloat16 = ["--precision", "bf16-mixed"]
     return {
-        "float32": lambda: {n: against_trl(workload, n, steps) for n in (3, 5)},
-        "bfloat16": lambda: {3: against_trl(workload, 3, steps, *bfloat16)},
-        "checkpointing": lambda: {3: against_trl(workload, 3, steps, *bfloat16, "--checkpointing")},
+        "float32": lambda: against_trl(workload, 3, steps),
+        "float32_5_images": lambda: against_trl(workload, 5, steps),
+        "bfloat16": lambda: against_trl(workload, 3, steps, *bfloat16),
+        "checkpointing": lambda: against_trl(workload, 3, steps, *bfloat16, "--checkpointing"),
         "attention_aware": lambda: attention_aware(workload, steps),
         "attention_term": lambda: script("attention_term", *place),
         "floor": lambda: {"plain": script("floor", *place), "compiled": script("floor", *place, "--compile")},

@@ -13,6 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from lookright.backbones.base import Backbone
+from lookright.backbones.cache_name import CACHE
 from lookright.decoding.prefill import DecoderInput
 
 NAME = "two_generations"
@@ -67,7 +68,7 @@ def _generate(backbone: Backbone, model: nn.Module, item: DecoderInput, num_toke
     answer: list[int] = []
     confidence = 0.0
     while len(answer) < num_tokens and (not answer or answer[-1] not in backbone.end_token_ids):
-        output = backbone.language_model(model)(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **extra)
+        output = backbone.language_model(model)(inputs_embeds=embeds, use_cache=True, **{CACHE: cache}, **extra)
         logits = model.get_output_embeddings()(output.last_hidden_state[0, -1])
         if not answer:
             confidence = float(logits.softmax(-1).max())
