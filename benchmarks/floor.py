@@ -103,7 +103,9 @@ def measure(step: Step, num_steps: int) -> dict[str, float]:
 
 
 def _filled(shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    return torch.empty_strided(shape, stride).normal_()
+    # a stride of 0 is one value seen many times
+    own = [size if step else 1 for size, step in zip(shape, stride, strict=True)]
+    return torch.empty_strided(own, stride).normal_().expand(shape)
 
 
 def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
