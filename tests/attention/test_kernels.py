@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def prefixes(layout: PackedLayout, num_heads: int, num_groups: int, trains: bool
     ]
 
 
-def compare(
+def assert_same_as_sdpa(
     name: str,
     layout: PackedLayout,
     num_groups: int,
@@ -59,7 +60,7 @@ def compare(
 def test_flex_on_the_cpu(layout: tuple, num_groups: int) -> None:
     """Values alone: PyTorch has no gradient of it there."""
     kind = {"dtype": torch.float64, "trains": False}
-    compare("flex", build_layout(*layout), num_groups, 1e-10, "float64, sums in another order", **kind)
+    assert_same_as_sdpa("flex", build_layout(*layout), num_groups, 1e-10, "float64, sums in another order", **kind)
 
 
 def segments_one_by_one(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float) -> Tensor:
@@ -74,52 +75,40 @@ def segments_one_by_one(query: Tensor, key: Tensor, value: Tensor, starts: Tenso
     return torch.cat(outputs)
 
 
+def handed_segments(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_starts: Tensor, longest: int, last: int, scale: float
+) -> Tensor:
+    """The definition, where queries and keys have the same segments and the longest is told right."""
+    assert starts is key_starts and starts.dtype == torch.int32
+    assert longest == last == int(starts.diff().max())
+    return segments_one_by_one(query, key, value, starts, scale)
+
+
 @pytest.mark.parametrize("num_groups", [2, 4])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_what_varlen_is_handed(layout: tuple, num_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments, longest length and causality, with PyTorch's kernel replaced by its definition."""
 
-    def varlen_attn(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        starts: Tensor,
-        key_starts: Tensor,
-        longest: int,
-        key_longest: int,
-        *,
-        scale: float,
-        window_size: tuple[int, int],
-        enable_gqa: bool,
-    ) -> Tensor:
-        assert starts is key_starts and starts.dtype == torch.int32 and longest == key_longest
-        assert longest == int(starts.diff().max()) and window_size == (-1, 0)
-        assert enable_gqa == (query.shape[1] != key.shape[1])
-        return segments_one_by_one(query, key, value, starts, scale)
+    def varlen_attn(*tensors: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
+        assert window_size == (-1, 0) and enable_gqa == (tensors[0].shape[1] != tensors[1].shape[1])
+        return handed_segments(*tensors, scale)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    compare("varlen", build_layout(*layout), num_groups, 1e-10, "float64, sums in another order", dtype=torch.float64)
+    assert_same_as_sdpa(
+        "varlen", build_layout(*layout), num_groups, 1e-10, "float64, sums in another order", dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_what_flash_attn_is_handed(layout: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flash_attn_varlen_func(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        starts: Tensor,
-        key_starts: Tensor,
-        longest: int,
-        key_longest: int,
-        *,
-        softmax_scale: float,
-        causal: bool,
-    ) -> Tensor:
-        assert causal and starts is key_starts and longest == key_longest == int(starts.diff().max())
-        return segments_one_by_one(query, key, value, starts, softmax_scale)
+    def flash_attn_varlen_func(*tensors: Any, softmax_scale: float, causal: bool) -> Tensor:
+        assert causal
+        return handed_segments(*tensors, softmax_scale)
 
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func))
-    compare("flash_attn", build_layout(*layout), 2, 1e-10, "float64, sums in another order", dtype=torch.float64)
+    assert_same_as_sdpa(
+        "flash_attn", build_layout(*layout), 2, 1e-10, "float64, sums in another order", dtype=torch.float64
+    )
 
 
 @pytest.mark.gpu
@@ -131,7 +120,7 @@ def test_on_cuda(name: str, layout: tuple, num_groups: int) -> None:
         pytest.importorskip("flash_attn")
     placed = build_layout(*layout)
     placed.prefix_starts = placed.prefix_starts.cuda()
-    compare(name, placed, num_groups, 0.05, "bfloat16 has 8 bits", device="cuda", dtype=torch.bfloat16)
+    assert_same_as_sdpa(name, placed, num_groups, 0.05, "bfloat16 has 8 bits", device="cuda", dtype=torch.bfloat16)
 
 
 def test_a_cpu_takes_sdpa() -> None:
