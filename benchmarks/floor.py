@@ -4,7 +4,8 @@ python -m benchmarks.floor --workload outputs/benchmarks/workload --steps 9
 
 The matrix products of a real step are listed by shape as they run; each shape is then timed on its own in the same
 process. Causal attention counts two products forward and four backward over half of the square, at the mean rate of
-all other products. Floor = all of this; the fraction is floor over the median step.
+all other products. Floor = all of this. Products, the plain step and the compiled one take turns, since the rate of a
+machine drifts; the fraction of a side is the median over rounds of floor over step.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ def flops(product: Product) -> int:
     return 2 * right[-1] * torch.Size(left).numel()
 
 
-def seconds_of(product: Product, repeats: int = 5) -> float:
-    """Median seconds of one product on fresh values in the same layout."""
+def seconds_of(product: Product, repeats: int = 3) -> float:
+    """Median seconds of one product on fresh values in the same layout, after one to warm up."""
     left_shape, left_stride, right_shape, right_stride = product
     left, right = _filled(left_shape, left_stride), _filled(right_shape, right_stride)
-    return _median_seconds(lambda: left @ right, repeats)
+    return statistics.median([_seconds(lambda: left @ right) for _ in range(1 + repeats)][1:])
 
 
 def attention_flops(prefix: int) -> int:
@@ -71,34 +72,41 @@ def main() -> None:
     parser.add_argument("--workload", type=Path, required=True)
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--steps", type=int, default=9)
-    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    step = cached_step(Workload(folder=arguments.workload), arguments.images, compiled=arguments.compile)
-    print(json.dumps(measure(step, arguments.steps)))
+    workload = Workload(folder=arguments.workload)
+    sides = {
+        "plain": cached_step(workload, arguments.images),
+        "compiled": cached_step(workload, arguments.images, compiled=True),
+    }
+    print(json.dumps(measure(sides, arguments.steps)))
 
 
-def measure(step: Step, num_steps: int) -> dict[str, float]:
-    """Floor, step and their quotient; products are timed before and after the steps, so that a drift shows."""
-    step.run()
+def measure(sides: Mapping[str, Step], num_rounds: int) -> dict[str, dict[str, float]]:
+    """Floor, step and their quotient for every side; the first side's products are the arithmetic of all."""
+    for side in sides.values():
+        side.run()
+    first = next(iter(sides.values()))
     with ProductList() as products:
-        step.run()
-    before = sum(count * seconds_of(product) for product, count in products.found.items())
-    step_seconds = _median_seconds(step.run, num_steps)
-    after = sum(count * seconds_of(product) for product, count in products.found.items())
+        first.run()
     counted = sum(count * flops(product) for product, count in products.found.items())
-    product_seconds = (before + after) / 2
-    rate = counted / product_seconds
-    attention = attention_flops(step.batch.layout.prefix_lengths[0])
-    floor = product_seconds + attention / rate
+    attention = attention_flops(first.batch.layout.prefix_lengths[0])
+    rounds = []
+    for _ in range(num_rounds):
+        seconds = {name: _seconds(side.run) for name, side in sides.items()}
+        products_alone = sum(count * seconds_of(product) for product, count in products.found.items())
+        rounds.append((products_alone * (1 + attention / counted), seconds))
     return {
-        "gflop_products": counted / 1e9,
-        "gflop_attention": attention / 1e9,
-        "gflop_per_second": rate / 1e9,
-        "floor_seconds": floor,
-        "step_seconds": step_seconds,
-        "fraction": floor / step_seconds,
-        "drift_of_products": after / before,
+        name: {
+            "gflop_products": counted / 1e9,
+            "gflop_attention": attention / 1e9,
+            "gflop_per_second": (counted + attention) / 1e9 / statistics.median(floor for floor, _ in rounds),
+            "floor_seconds": statistics.median(floor for floor, _ in rounds),
+            "step_seconds": statistics.median(seconds[name] for _, seconds in rounds),
+            "fraction": statistics.median(floor / seconds[name] for floor, seconds in rounds),
+            "all_fractions": [floor / seconds[name] for floor, seconds in rounds],
+        }
+        for name in sides
     }
 
 
@@ -108,14 +116,10 @@ def _filled(shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(own, stride).normal_().expand(shape)
 
 
-def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
     work()
-    found = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """All benchmarks, or those that are named; prints a table of each and keeps every figure.
 
-python -m benchmarks.run [float32 float32_5_images bfloat16 checkpointing attention_aware attention_term floor adaptive
-                          adaptive_random growth]
+python -m benchmarks.run [float32 float32_5_images bfloat16 bfloat16_native checkpointing attention_aware attention_term
+                          floor adaptive adaptive_random growth]
 
 Figures go to outputs/benchmarks/results.json, one entry a section; docs/benchmarks.md says how to read them.
 """
@@ -16,13 +16,14 @@ from typing import Any
 
 from benchmarks.turns import SideResult, run_in_turns
 from benchmarks.workload import Workload, make_workload
+from lookright.training.precision import cpu_has_bfloat16
 
 FOLDER = Path("outputs/benchmarks")
 RESULTS = FOLDER / "results.json"
 Table = dict[str, Any]
 
 
-def against_trl(workload: Workload, images: int, steps: int, *options: str) -> Table:
+def against_trl(workload: Workload, images: int, steps: int, *options: str, warmup: int = 1) -> Table:
     """Ours with the adapter off and with the cache, and TRL's trainer."""
     shared = ["--workload", str(workload.folder), "--images", str(images), *options]
     sides = {
@@ -30,7 +31,14 @@ def against_trl(workload: Workload, images: int, steps: int, *options: str) -> T
         "ours, cached": ["ours", *shared, "--reference", "cached"],
         "TRL": ["trl", *shared],
     }
-    return _compared(run_in_turns(sides, steps), "TRL")
+    return _compared(run_in_turns(sides, steps, warmup), "TRL")
+
+
+def bfloat16_kernels(workload: Workload, steps: int, *options: str) -> Table:
+    """Ours on float32 kernels, as a CPU without bfloat16 units takes them, and on PyTorch's own for the type."""
+    shared = ["ours", "--workload", str(workload.folder), *options]
+    sides = {"float32 kernels": shared, "bfloat16 kernels": [*shared, "--native"], "float32": shared[:-2]}
+    return _compared(run_in_turns(sides, steps), "bfloat16 kernels")
 
 
 def attention_aware(workload: Workload, steps: int) -> Table:
@@ -55,14 +63,17 @@ def sections(workload: Workload, steps: int) -> dict[str, Callable[[], Any]]:
     """Every section by its name."""
     place = ["--workload", str(workload.folder)]
     bfloat16 = ["--precision", "bf16-mixed"]
+    # minutes a step on a CPU without units for the type: nothing is left to warm up
+    warmup = int(cpu_has_bfloat16())
     return {
         "float32": lambda: against_trl(workload, 3, steps),
         "float32_5_images": lambda: against_trl(workload, 5, steps),
-        "bfloat16": lambda: against_trl(workload, 3, steps, *bfloat16),
-        "checkpointing": lambda: against_trl(workload, 3, steps, *bfloat16, "--checkpointing"),
+        "bfloat16": lambda: against_trl(workload, 3, steps, *bfloat16, warmup=warmup),
+        "bfloat16_native": lambda: bfloat16_kernels(workload, steps, *bfloat16),
+        "checkpointing": lambda: against_trl(workload, 3, steps, *bfloat16, "--checkpointing", warmup=warmup),
         "attention_aware": lambda: attention_aware(workload, steps),
         "attention_term": lambda: script("attention_term", *place),
-        "floor": lambda: {"plain": script("floor", *place), "compiled": script("floor", *place, "--compile")},
+        "floor": lambda: script("floor", *place),
         "adaptive": lambda: {
             "tiny_llava": script("adaptive", "--backbone", "tiny_llava"),
             "tiny_ixc25": script("adaptive", "--backbone", "tiny_ixc25"),

@@ -23,7 +23,7 @@ from lookright.packed.batch import Example
 ATTENTION_WEIGHT = 0.9
 
 
-def run_eager(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
+def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO with the hinge on the target's share until told to end."""
     backbone = workload.backbone()
     data = PreferenceData(path=str(workload.pairs(options.images)), val_fraction=0.0)

@@ -15,6 +15,7 @@ from lookright.losses.build import build_loss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import CachedLogps
+from lookright.training import precision
 from lookright.training.compilation import compile_blocks
 from lookright.training.preference import PreferenceModule
 from lookright.training.tasks import prepare_reference
@@ -40,13 +41,15 @@ class StepTurns(Callback):
         self.turns.finish(float(trainer.callback_metrics["train/loss"]))
 
 
-def run_ours(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
+def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO, with the attention term where asked for, until told to end."""
     backbone = workload.backbone()
     data = PreferenceData(path=str(workload.pairs(options.images)), val_fraction=0.0, batch_size=options.pairs)
     data.prepare(backbone, needs_target=options.attention)
     data.train_sampler.shuffle = False
     settings = TrainerSettings(precision=options.precision, max_epochs=1000, progress_bar=False)
+    if options.native:
+        precision.cpu_has_bfloat16 = lambda: True
     torch.manual_seed(SEED)
     policy = lora().apply(backbone, backbone.build())
     attention = {"weight": 0.9 if options.attention else 0.0}

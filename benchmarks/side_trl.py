@@ -64,7 +64,7 @@ class ToldLoss(DPOTrainer):
         return loss
 
 
-def run_trl(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
+def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO by TRL until told to end."""
     callback = StepTurns(turns)
     backbone = workload.backbone()

@@ -5,6 +5,7 @@ for each line that it reads, and tells the step's seconds.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -65,11 +66,7 @@ def run_in_turns(sides: Mapping[str, Sequence[str]], steps: int, warmup: int = 1
 
     `sides`: a name for the table and the arguments of `benchmarks.sides`. Raises RuntimeError where a side dies.
     """
-    command = [sys.executable, "-m", "benchmarks.sides"]
-    running = {
-        name: subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for name, arguments in sides.items()
-    }
+    running = {name: _start(arguments) for name, arguments in sides.items()}
     results = {name: SideResult() for name in sides}
     try:
         for process in running.values():
@@ -90,6 +87,15 @@ def run_in_turns(sides: Mapping[str, Sequence[str]], steps: int, warmup: int = 1
         for process in running.values():
             process.kill()
     return results
+
+
+def _start(arguments: Sequence[str]) -> subprocess.Popen:
+    # what lookright sets for itself (`lookright.__init__`) is not handed to sides that only read its workload
+    own = {} if arguments[0] == "ours" else {"THP_MEM_ALLOC_ENABLE": "0"}
+    command = [sys.executable, "-m", "benchmarks.sides", *arguments]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **own}
+    )
 
 
 def _say(process: subprocess.Popen, word: str) -> None:

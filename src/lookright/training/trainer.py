@@ -15,6 +15,7 @@ from lookright.attention.kernels import check_kernel
 from lookright.errors import ConfigError
 from lookright.runtime import DTYPES
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
+from lookright.training.precision import cpu_precision
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
 
@@ -101,12 +102,14 @@ class TrainerSettings:
             )
 
     def _build(self, folder: Path, logger: Any, seed: int, has_validation: bool, idle_parameters: bool) -> Trainer:
+        plugin = cpu_precision(self.precision) if self.accelerator == "cpu" and not self.compile else None
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
             strategy=self._strategy(idle_parameters),
-            precision=self.precision,
+            precision=self.precision if plugin is None else None,
+            plugins=plugin,
             max_epochs=self.max_epochs,
             max_steps=self.max_steps,
             accumulate_grad_batches=self.accumulate_grad_batches,
