@@ -1,83 +1,142 @@
-"""The 4-bit base: what is passed on, what stays as it is, and what is refused where."""
+"""The 4-bit base: equal to a plain model of the same rounded weights, for both families; what is refused where."""
 
 import importlib.util
-from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaForConditionalGeneration
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from torch import nn
 
+from lookright.backbones.base import Backbone
+from lookright.backbones.ixc25 import Ixc25Backbone
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.quantization import BYTES_PER_WEIGHT, loading_arguments
+from lookright.backbones.quantization import BYTES_PER_WEIGHT
 from lookright.errors import ConfigError
+from lookright.packed.batch import PackedBatch, move, pack
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair
+from lookright.reference.identity import describe_components
+from lookright.runtime import with_adapter
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
-from tests.examples import make_example
+from tests.compare import assert_close, assert_same_gradients
+from tests.examples import LONG, gradients, make_example, shake_adapters
+
+FAMILIES = {
+    "tiny_llava": (LlavaBackbone, 6 * 7),
+    "tiny_ixc25": (Ixc25Backbone, 6 * 5),
+}
+"""Class, and linear layers of the decoder."""
+ASSETS = Path(importlib.util.find_spec("lookright").origin).parent / "backbones" / "assets"
 
 
-@pytest.fixture()
-def four_bit(llava_folder: Any) -> LlavaBackbone:
-    return LlavaBackbone(path=str(llava_folder), quantization="4bit")
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> tuple[Backbone, Backbone, int]:
+    """The shipped small model as it is, in 4 bits, and its number of linear layers."""
+    made, count = FAMILIES[request.param]
+    path = str(ASSETS / request.param)
+    return made(path=path), made(path=path, quantization="4bit"), count
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, library: bool, cuda: bool) -> None:
-    """As if this machine had, or had not, bitsandbytes and a CUDA device."""
-    real: Callable = importlib.util.find_spec
-
-    def find_spec(name: str, *rest: Any) -> Any:
-        return (SimpleNamespace() if library else None) if name == "bitsandbytes" else real(name, *rest)
-
-    monkeypatch.setattr("lookright.backbones.quantization.importlib.util.find_spec", find_spec)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+def make_pair(backbone: Backbone, model: nn.Module | None = None) -> ModelPair:
+    torch.manual_seed(0)
+    model = backbone.build() if model is None else model
+    policy = LoraTuning(r=4, alpha=8, dropout=0.0).apply(backbone, model)
+    return ModelPair(backbone, shake_adapters(policy), AdapterOff()).train()
 
 
-def test_unknown_kinds_are_refused_before_anything_is_read(llava_folder: Any) -> None:
-    with pytest.raises(ConfigError, match="backbone.quantization='8bit' is unknown; valid: null, 4bit"):
-        LlavaBackbone(path=str(llava_folder), quantization="8bit")
+def make_batch(backbone: Backbone) -> PackedBatch:
+    return pack([make_example(backbone, 2, ["red", LONG]), make_example(backbone, 1, ["blue circle", "no"], seed=5)])
 
 
-@pytest.mark.parametrize(
-    ("library", "cuda", "words"),
-    [(False, True, r"pip install 'lookright\[qlora\]'"), (True, False, "needs a CUDA device")],
-)
-def test_says_what_is_missing(
-    four_bit: LlavaBackbone, monkeypatch: pytest.MonkeyPatch, library: bool, cuda: bool, words: str
-) -> None:
-    pretend(monkeypatch, library=library, cuda=cuda)
-    with pytest.raises(ConfigError, match=f"{words}.*backbone.quantization=null"):
-        four_bit.build()
+def rounded(plain: nn.Module, four_bit: nn.Module) -> nn.Module:
+    """The plain model with the weights that the other one stands for."""
+    found = {name: part for name, part in four_bit.named_modules() if isinstance(part, Linear4bit)}
+    for name, part in found.items():
+        weight = dequantize_4bit(part.weight.data, part.weight.quant_state)
+        plain.get_submodule(name).weight.data.copy_(weight)
+    return plain
 
 
-def test_weights_load_as_nf4_around_an_untouched_tower(
-    four_bit: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, library=True, cuda=True)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    passed: dict[str, Any] = {}
-    model = four_bit.build(weights=False)
-    monkeypatch.setattr(
-        LlavaForConditionalGeneration, "from_pretrained", lambda path, **options: passed.update(options) or model
+def test_a_step_is_that_of_the_rounded_weights(family: tuple[Backbone, Backbone, int]) -> None:
+    """Log-probabilities of policy and reference, attention ratio, and the gradients of all adapters."""
+    backbone, four_bit, count = family
+    quantised = four_bit.build()
+    plain = rounded(backbone.build(), quantised)
+    assert sum(isinstance(part, Linear4bit) for part in quantised.modules()) == count
+    batch, found = make_batch(backbone), []
+    for one, model in ((backbone, plain), (four_bit, quantised)):
+        pair = make_pair(one, model)
+        features = pair.image_features(batch)
+        output = pair.score(batch, features, [1, 2])
+        reference = pair.reference_logps(batch, features)
+        values = torch.cat([output.logps, output.attention_ratio])
+        found.append((values, reference, gradients(values.sum(), pair)))
+    (values, reference, wanted), (quick, quick_reference, given) = found
+    assert not torch.allclose(values[:4], reference), "the adapters are without effect"
+    assert_close(quick, values, atol=1e-3, rtol=1e-5, why="float32 products in another order")
+    assert_close(quick_reference, reference, atol=1e-3, rtol=1e-5, why="float32 products in another order")
+    trained = {name for name, gradient in given.items() if gradient is not None and gradient.any()}
+    assert len(trained) == 2 * count and all(".lora_" in name for name in trained)
+    assert_same_gradients(
+        {name: given[name] for name in trained}, {name: wanted[name] for name in trained}, rtol=1e-3, why="float32"
     )
-    four_bit.build(dtype=torch.bfloat16)
-    config = passed["quantization_config"]
-    assert passed["dtype"] == torch.bfloat16 and passed["device_map"] == {"": 3}
-    assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4" and config.bnb_4bit_use_double_quant
-    assert config.bnb_4bit_compute_dtype == torch.bfloat16
-    kept = config.llm_int8_skip_modules
-    assert kept == ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-    for name in kept:
-        assert model.get_submodule(name) is not None
 
 
-def test_without_quantization_nothing_is_passed() -> None:
-    assert loading_arguments(None, torch.float32, ["lm_head"]) == {}
+def test_only_the_decoder_is_held_in_4_bits(family: tuple[Backbone, Backbone, int]) -> None:
+    backbone, four_bit, _ = family
+    plain, quantised = backbone.build(dtype=torch.bfloat16), four_bit.build(dtype=torch.bfloat16)
+    held = dict(quantised.named_parameters())
+    for name, parameter in plain.named_parameters():
+        if held[name].dtype == torch.uint8:
+            assert held[name].numel() == (parameter.numel() + 1) // 2 and ".layers." in name, name
+            assert not name.startswith((backbone.vision_prefix, backbone.projector_prefix)), name
+        else:
+            assert held[name].dtype == torch.bfloat16 and torch.equal(held[name], parameter), name
+    assert quantised.get_output_embeddings().weight.dtype == torch.bfloat16
 
 
-def test_full_tuning_refuses_weights_in_4_bits(four_bit: LlavaBackbone) -> None:
+def test_adapters_go_from_one_base_to_the_other(family: tuple[Backbone, Backbone, int], tmp_path: Path) -> None:
+    """Trained on 4 bits, answered with on the plain weights."""
+    backbone, four_bit, _ = family
+    tuned = make_pair(four_bit)
+    tuned.policy.save_pretrained(tmp_path)
+    loaded = with_adapter(backbone.build(), str(tmp_path))
+    given = {name: value for name, value in loaded.state_dict().items() if ".lora_" in name}
+    wanted = {name: value for name, value in tuned.policy.state_dict().items() if ".lora_" in name}
+    assert given.keys() == wanted.keys() and all(torch.equal(given[name], wanted[name]) for name in wanted)
+
+
+def test_a_cache_of_the_plain_base_does_not_serve_one_in_4_bits(family: tuple[Backbone, Backbone, int]) -> None:
+    backbone, four_bit, _ = family
+    plain, other = (describe_components(one, one.build(), "none", "32-true") for one in (backbone, four_bit))
+    assert plain["model weights"] != other["model weights"]
+
+
+def test_unknown_kinds_are_refused_before_anything_is_read(family: tuple[Backbone, Backbone, int]) -> None:
+    backbone = family[0]
+    with pytest.raises(ConfigError, match="backbone.quantization='8bit' is unknown; valid: null, 4bit"):
+        type(backbone)(path=backbone.path, quantization="8bit")
+
+
+def test_says_what_is_missing_before_weights_load(
+    family: tuple[Backbone, Backbone, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Any = importlib.util.find_spec
+    monkeypatch.setattr(
+        "lookright.backbones.quantization.importlib.util.find_spec",
+        lambda name, *rest: None if name == "bitsandbytes" else real(name, *rest),
+    )
+    backbone = family[0]
+    with pytest.raises(ConfigError, match=r"pip install 'lookright\[qlora\]'.*backbone.quantization=null"):
+        type(backbone)(path=backbone.path, quantization="4bit")
+
+
+def test_full_tuning_refuses_weights_in_4_bits(family: tuple[Backbone, Backbone, int]) -> None:
+    four_bit = family[1]
     with pytest.raises(ConfigError, match="tuning=full cannot train weights in 4bit; set tuning=lora"):
         FullTuning().apply(four_bit, four_bit.build(weights=False))
 
@@ -88,22 +147,11 @@ def test_double_quantization_costs_as_much_as_its_paper_says() -> None:
 
 
 @pytest.mark.gpu
-def test_a_step_trains_adapters_on_a_4_bit_base(llava: LlavaBackbone, tmp_path: Any) -> None:
-    pytest.importorskip("bitsandbytes")
-    from lookright.packed.batch import move, pack
-
-    llava.save_pretrained(llava.build(weights=False, dtype=torch.bfloat16), tmp_path)
-    backbone = LlavaBackbone(path=str(tmp_path), quantization="4bit")
-    policy = LoraTuning(r=4, alpha=8, dropout=0.0).apply(backbone, backbone.build(dtype=torch.bfloat16))
-    pair = ModelPair(backbone, policy, AdapterOff()).to("cuda").train()
-    batch = move(pack([make_example(backbone, 2, ["red", "blue circle"])]), torch.device("cuda"))
-    features = pair.image_features(batch)
+def test_a_step_on_cuda_trains_adapters_on_a_4_bit_base(family: tuple[Backbone, Backbone, int]) -> None:
+    four_bit = family[1]
+    pair = make_pair(four_bit, four_bit.build(dtype=torch.bfloat16)).to("cuda").train()
+    batch = move(make_batch(four_bit), torch.device("cuda"))
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        logps = pair.score(batch, features).logps
-        # fresh adapters change nothing
-        assert torch.equal(logps, pair.reference_logps(batch, features))
-    logps.sum().backward()
-    trained = {name for name, parameter in policy.named_parameters() if parameter.grad is not None}
-    assert trained and all("lora_" in name for name in trained)
-    assert pair.model.model.language_model.layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
-    assert all(p.dtype == torch.bfloat16 for p in pair.model.model.vision_tower.parameters())
+        found = gradients(pair.score(batch, pair.image_features(batch)).logps.sum(), pair)
+    trained = {name for name, gradient in found.items() if gradient is not None}
+    assert trained and all(".lora_" in name for name in trained)

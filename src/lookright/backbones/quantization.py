@@ -11,40 +11,43 @@ from transformers import BitsAndBytesConfig
 from lookright.errors import ConfigError
 
 KINDS = (None, "4bit")
+QUANT_TYPE = "nf4"
+"""4-bit NormalFloat (section 3), with the constants quantised once more."""
 BYTES_PER_WEIGHT = 0.5 + (8 + 32 / 256) / 64 / 8
 """4 bits, one 8-bit scale for 64 weights and one float32 for 256 scales (section 3, double quantization)."""
 
 
 def check_quantization(kind: str | None) -> str | None:
-    """Raise ConfigError for an unknown kind; whether this machine can do it is asked when weights load."""
+    """Raise ConfigError for an unknown kind, or where the library that it takes is missing."""
     if kind not in KINDS:
         raise ConfigError(f"backbone.quantization={kind!r} is unknown; valid: null, 4bit")
-    return kind
-
-
-def loading_arguments(kind: str | None, dtype: torch.dtype, unquantised: Sequence[str]) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained`: weights in 4-bit NormalFloat, products in `dtype`, none for None.
-
-    `unquantised` names the modules that stay in `dtype`. Raises ConfigError where bitsandbytes or CUDA is missing.
-    """
-    if kind is None:
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if kind is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "backbone.quantization=4bit needs bitsandbytes, which is not installed; "
             "pip install 'lookright[qlora]', or set backbone.quantization=null"
         )
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "backbone.quantization=4bit needs a CUDA device and none is visible; set backbone.quantization=null"
-        )
+    return kind
+
+
+def loading_arguments(kind: str | None, dtype: torch.dtype, unquantised: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained`: weights in 4 bits, products in `dtype`; none for None.
+
+    `unquantised` names the modules that stay in `dtype`.
+    """
+    if kind is None:
+        return {}
     config = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=QUANT_TYPE,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(unquantised),
     )
-    # quantised on the device where it stays; the process of each local rank has its own
-    device = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config, "device_map": {"": loading_device()}}
+
+
+def loading_device() -> torch.device:
+    """Where weights are quantised, which is where they stay: this process's own GPU, or the CPU without any."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))))

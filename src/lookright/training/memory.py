@@ -1,5 +1,6 @@
 """How much memory a training step takes, from the structure of the model and one packed batch."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -65,8 +66,9 @@ def _weight_bytes(backbone: Backbone, policy: nn.Module, model: PreTrainedModel)
     total = sum(parameter.numel() * parameter.element_size() for parameter in policy.parameters())
     if backbone.quantization is None:
         return total
-    layers = backbone.language_model(model).layers
-    matrices = [p for p in layers.parameters() if p.ndim == 2 and not p.requires_grad]
+    # what adapters wrap is what is held in 4 bits
+    adapted = [part for name, part in model.named_modules() if re.fullmatch(backbone.lora_targets(), name)]
+    matrices = [(part.get_base_layer() if isinstance(part, LoraLayer) else part).weight for part in adapted]
     return total - sum(int(p.numel() * (p.element_size() - BYTES_PER_WEIGHT)) for p in matrices)
 
 

@@ -28,6 +28,7 @@ from lookright.backbones.ixc25.suffix_layer import suffix_layer_forward
 from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
 from lookright.backbones.prompts import check_placeholders, expand_images
+from lookright.backbones.quantization import check_quantization
 from lookright.errors import ConfigError, RecordError
 from lookright.types import IMAGE_PLACEHOLDER, Size
 
@@ -42,7 +43,8 @@ class Ixc25Backbone(Backbone):
 
     `path`: local folder or hub name. `image_transform`: `inference`, `finetune` or `evaluation`, the three
     published ways to tile a picture. `hd_num`: most tiles of a picture, None for the variant's own rule.
-    `max_length` in tokens, prompt and response together.
+    `max_length` in tokens, prompt and response together. `quantization`: `4bit` holds the decoder's linear layers
+    in 4 bits under adapters; partial LoRA, ViT, projector and both embeddings stay as they are.
     """
 
     vision_prefix = "vit."
@@ -54,6 +56,7 @@ class Ixc25Backbone(Backbone):
         image_transform: str = "inference",
         hd_num: int | None = None,
         max_length: int = 4096,
+        quantization: str | None = None,
     ) -> None:
         if image_transform not in VARIANTS:
             raise ConfigError(f"backbone.image_transform={image_transform!r} is unknown; valid: {', '.join(VARIANTS)}")
@@ -64,6 +67,7 @@ class Ixc25Backbone(Backbone):
         self.image_transform = image_transform
         self.hd_num = hd_num
         self.max_length = max_length
+        self.quantization = check_quantization(quantization)
         self.folder = _local_folder(self.path, SMALL_FILES)
         self.config = Ixc25Config.from_pretrained(self.folder)
         self.tokenizer = load_tokenizer(self.folder, self.config.vocab_size)
@@ -112,6 +116,11 @@ class Ixc25Backbone(Backbone):
         config = copy.deepcopy(self.config)  # a model writes its dtype and its attention function there
         if weights:
             model = load_checkpoint(_local_folder(self.path, SMALL_FILES + WEIGHT_FILES), config, dtype)
+            if self.quantization is not None:
+                # here, since it imports bitsandbytes
+                from lookright.backbones.ixc25.four_bit import quantise
+
+                quantise(model, dtype)
         else:
             model = Ixc25ForCausalLM(config).to(dtype)
         model.generation_config.eos_token_id = list(self.end_token_ids)

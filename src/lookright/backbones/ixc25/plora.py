@@ -27,11 +27,15 @@ class PartialLoraLinear(nn.Linear):
 
     def forward(self, x: Tensor, image_rows: Tensor | None = None) -> Tensor:
         """float[..., in] -> float[..., out]; `image_rows` int64[K] indexes the rows of x flattened."""
-        output = super().forward(x)
-        if image_rows is None:
-            return output
-        # an empty index still runs: under sharded training every rank has to ask for the same parameters
-        picked = x.reshape(-1, self.in_features).index_select(0, image_rows)
-        added = self.Plora_B(self.Plora_A(self.plora_dropout(picked))) * self.plora_scale
-        output.view(-1, self.out_features).index_add_(0, image_rows, added.to(output.dtype))
+        return add_on_image_rows(self, super().forward(x), x, image_rows)
+
+
+def add_on_image_rows(layer: nn.Module, output: Tensor, x: Tensor, image_rows: Tensor | None) -> Tensor:
+    """A layer's plain `output` for `x`, plus what its partial LoRA adds on `image_rows`, in place."""
+    if image_rows is None:
         return output
+    # an empty index still runs: under sharded training every rank has to ask for the same parameters
+    picked = x.reshape(-1, layer.in_features).index_select(0, image_rows)
+    added = layer.Plora_B(layer.Plora_A(layer.plora_dropout(picked))) * layer.plora_scale
+    output.view(-1, layer.out_features).index_add_(0, image_rows, added.to(output.dtype))
+    return output
