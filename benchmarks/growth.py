@@ -74,15 +74,15 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (memory, seconds) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for label, chosen, marker in (
-        ("1, 2, 3, 5 images, one pair", [row for row in rows if row["pairs"] == 1], "o-"),
-        ("1, 2, 4 pairs of 3 images", [row for row in rows if row["images"] == 3], "s--"),
+    for label, chosen, style in (
+        ("1, 2, 3, 5 images, one pair", [row for row in rows if row["pairs"] == 1], "oC0"),
+        ("1, 2, 4 pairs of 3 images", [row for row in rows if row["images"] == 3], "sC1"),
     ):
         tokens = [row["tokens"] for row in chosen]
-        memory.plot(tokens, [row["peak_mib"] for row in chosen], marker, label=label)
-        seconds.plot(tokens, [row["seconds"] for row in chosen], marker, label=label)
+        memory.plot(tokens, [row["peak_mib"] for row in chosen], f"{style}-", label=label)
+        seconds.plot(tokens, [row["seconds"] for row in chosen], f"{style}-", label=label)
         rest = [row["seconds"] - row["attention_seconds"] for row in chosen]
-        seconds.plot(tokens, rest, marker, alpha=0.4, label=f"{label}, without causal attention")
+        seconds.plot(tokens, rest, f"{style}:", alpha=0.6, label=f"{label}, without causal attention")
     for axes, name in ((memory, "peak memory, MiB"), (seconds, "seconds a step")):
         axes.set(xlabel="tokens a step", ylabel=name, xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)

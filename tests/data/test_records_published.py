@@ -49,6 +49,15 @@ def test_a_number_beyond_the_pictures_is_an_error(tmp_path: Path) -> None:
         load_one(tmp_path, "<image><image>In Image3, what?", [(20, 10), (8, 30)])
 
 
+def test_what_was_inferred_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    load_one(tmp_path, "<image>\nIn Image2, what?", [(1000, 500)])
+    load_one(tmp_path, "Image1: <image>\nImage2: <image>\nIn Image2, what?", [(20, 10), (8, 30)])
+    collage, sequence = (record.message for record in caplog.records if "inferred" in record.message)
+    assert "mia.json: 1 records name no format" in collage and "1 grid_collage; 1 of them without" in collage
+    assert "1 sequence; 0 of them without a target region" in sequence
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

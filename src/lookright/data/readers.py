@@ -2,15 +2,25 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
+from lightning.pytorch.utilities import rank_zero_info
+
+from lookright.data.geometry import INFERRED
 from lookright.data.pictures import PictureFolder, Pictures, TablePictures
 from lookright.data.readers_published import llava_prompt, published_preference
 from lookright.data.readers_table import DatasetTable, ParquetTable, Table, table_preference
-from lookright.data.records import RecordType, numbered_lines, parse_line, preference_from_dict, prompt_from_dict
+from lookright.data.records import (
+    Record,
+    RecordType,
+    numbered_lines,
+    parse_line,
+    preference_from_dict,
+    prompt_from_dict,
+)
 from lookright.data.validate import BadRecords, OnBadRecord, check_record
 from lookright.errors import ConfigError, RecordError
 from lookright.types import Preference, Prompt
@@ -79,7 +89,22 @@ def _collect(path: Path, entries: Iterator[Entry], pictures: Pictures, on_bad_re
     if not num_records:
         raise ConfigError(f"data.path={path}: the file holds no record")
     bad.finish(num_records)
+    _tell_inferred(path, records.values())
     return RecordSet(records=list(records.values()), pictures=pictures, dropped=bad.counts)
+
+
+def _tell_inferred(path: Path, records: Iterable[Record]) -> None:
+    """Log which formats were inferred, and for how many records no geometry could be."""
+    inferred = [record for record in records if record.provenance.items() >= INFERRED.items()]
+    if not inferred:
+        return
+    counts = Counter(record.format for record in inferred)
+    unknown = sum(record.target is None for record in inferred)
+    rank_zero_info(
+        f"{path}: {len(inferred)} records name no format; inferred from prompts and picture sizes: "
+        f"{', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}; "
+        f"{unknown} of them without a target region"
+    )
 
 
 def _json_entries(path: Path) -> Iterator[Entry]:
