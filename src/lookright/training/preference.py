@@ -51,8 +51,9 @@ class PreferenceModule(TunedModule):
     def losses(self, batch: PackedBatch, read_attention: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss per pair and metrics per pair: float[P], name -> float[P]."""
         features = self.pair.image_features(batch)
-        output = self.pair.score(batch, features, self.ratio_layers if read_attention else (), self.loss.attention_rows)
+        # first, so that its intermediate values do not come on top of what the policy's pass keeps
         reference = self.pair.reference_logps(batch, features) if self.loss.needs_reference else None
+        output = self.pair.score(batch, features, self.ratio_layers if read_attention else (), self.loss.attention_rows)
         scores = pair_scores(batch, output, reference)
         loss, terms = self.loss(scores)
         with torch.no_grad():
