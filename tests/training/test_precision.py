@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.errors import ConfigError
 from lookright.losses.build import build_loss
 from lookright.reference.cached import CachedLogps
-from lookright.training import precision
+from lookright.training import precision, trainer
 from lookright.training.precision import SLOW, Float32Kernels
 from lookright.training.tasks import prepare_reference
 from lookright.training.trainer import TrainerSettings
@@ -38,7 +39,8 @@ class SlowKernels(TorchDispatchMode):
 
 @pytest.fixture
 def without_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    for module in (precision, trainer):
+        monkeypatch.setattr(module, "cpu_has_bfloat16", lambda: False)
 
 
 def random(*shape: int) -> Tensor:
@@ -111,11 +113,11 @@ def test_no_pass_of_a_run_meets_a_slow_kernel(llava: LlavaBackbone, tmp_path: Pa
     data = make_data(tmp_path, llava)
     reference = CachedLogps(str(tmp_path / "logps"))
     module = make_module(llava, reference=reference, dtype=torch.float32)
-    trainer = settings.build(tmp_path, False, seed=0, has_validation=False, idle_parameters=False)
+    built = settings.build(tmp_path, False, seed=0, has_validation=False, idle_parameters=False)
     with SlowKernels() as seen:
-        prepare_reference(module, data, trainer)
-        trainer.fit(module, datamodule=data)
-    assert trainer.global_step == 1 and trainer.precision == name
+        prepare_reference(module, data, built)
+        built.fit(module, datamodule=data)
+    assert built.global_step == 1 and built.precision == name
     assert seen.found == set(), f"ran in bfloat16: {seen.found}"
 
 
@@ -125,3 +127,11 @@ def test_cpus_with_units_and_other_types_keep_lightnings_own(
     assert precision.cpu_precision("32-true") is None and precision.cpu_precision("16-mixed") is None
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     assert precision.cpu_precision("bf16-mixed") is None
+
+
+@pytest.mark.usefixtures("without_units")
+def test_compiled_blocks_in_bfloat16_are_refused_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no bfloat16 units.*set trainer.precision=32-true or trainer.compile=false"):
+        TrainerSettings(precision="bf16-mixed", compile=True)
+    monkeypatch.setattr(trainer, "cpu_has_bfloat16", lambda: True)
+    TrainerSettings(precision="bf16-mixed", compile=True)

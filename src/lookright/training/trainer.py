@@ -15,7 +15,7 @@ from lookright.attention.kernels import check_kernel
 from lookright.errors import ConfigError
 from lookright.runtime import DTYPES
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
-from lookright.training.precision import cpu_precision
+from lookright.training.precision import cpu_has_bfloat16, cpu_precision
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
 
@@ -69,6 +69,11 @@ class TrainerSettings:
             yield f"trainer.precision={self.precision!r}; valid: {', '.join(PRECISIONS)}"
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             yield "trainer.accelerator=gpu but no CUDA device is visible; set trainer=cpu"
+        if self.compile and self.accelerator == "cpu" and self.precision.startswith("bf16") and not cpu_has_bfloat16():
+            yield (
+                f"trainer.compile=true, precision={self.precision}: this CPU has no bfloat16 units, and compiled "
+                "blocks would multiply in plain loops; set trainer.precision=32-true or trainer.compile=false"
+            )
         for key in ("accumulate_grad_batches", "checkpoint_every", "log_every_n_steps", "num_threads", "num_nodes"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -102,7 +107,7 @@ class TrainerSettings:
             )
 
     def _build(self, folder: Path, logger: Any, seed: int, has_validation: bool, idle_parameters: bool) -> Trainer:
-        plugin = cpu_precision(self.precision) if self.accelerator == "cpu" and not self.compile else None
+        plugin = cpu_precision(self.precision) if self.accelerator == "cpu" else None
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
