@@ -107,6 +107,7 @@ def _compared(results: dict[str, SideResult], other: str) -> Table:
         name: {
             "seconds": result.median,
             "all_seconds": result.seconds,
+            "losses": result.losses,
             "peak_mib": result.peak_mib,
             "times_as_fast": theirs.median / result.median,
             "share_of_memory": result.peak_mib / theirs.peak_mib,
