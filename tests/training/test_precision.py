@@ -14,7 +14,7 @@ from lookright.errors import ConfigError
 from lookright.losses.build import build_loss
 from lookright.reference.cached import CachedLogps
 from lookright.training import precision, trainer
-from lookright.training.precision import SLOW, Float32Kernels
+from lookright.training.precision import IN_PLACE, SLOW, Float32Kernels
 from lookright.training.tasks import prepare_reference
 from lookright.training.trainer import TrainerSettings
 from lookright.tuning.lora import LoraTuning
@@ -32,7 +32,7 @@ class SlowKernels(TorchDispatchMode):
         self.found: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in SLOW and args[0].dtype == torch.bfloat16:
+        if (func in SLOW or func in IN_PLACE) and args[0].dtype == torch.bfloat16:
             self.found.add(func)
         return func(*args, **(kwargs or {}))
 
@@ -64,6 +64,15 @@ def test_results_are_float32_results_rounded_once(operation: Any, shapes: list[t
         found = operation(*parts)
     assert seen.found, "the operation is none of the slow ones"
     assert torch.equal(found, operation(*(part.float() for part in parts)).bfloat16())
+
+
+def test_in_place_products_write_what_the_others_return() -> None:
+    parts = [random(2, 7, 3), random(2, 7, 5), random(2, 5, 3)]
+    wanted = torch.baddbmm(*(part.float() for part in parts), alpha=0.5).bfloat16()
+    with Float32Kernels(), SlowKernels() as seen:
+        given = parts[0].baddbmm_(*parts[1:], alpha=0.5)
+    assert seen.found == {torch.ops.aten.baddbmm_.default}
+    assert given is parts[0] and torch.equal(given, wanted)
 
 
 def test_gradients_of_attention_are_those_of_float32() -> None:

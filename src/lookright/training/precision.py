@@ -28,6 +28,8 @@ SLOW = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
 }
 """Operators without a fast bfloat16 kernel there, all of whose results have the type of their arguments."""
+IN_PLACE = {aten.baddbmm_.default: aten.baddbmm.default, aten.addmm_.default: aten.addmm.default}
+"""Operators that write into their first argument, and those whose result is what they write."""
 
 
 class Float32Kernels(TorchDispatchMode):
@@ -39,6 +41,8 @@ class Float32Kernels(TorchDispatchMode):
         """Widen, run, round; every other operator as it is."""
         del types
         kwargs = kwargs or {}
+        if func in IN_PLACE and args[0].dtype == torch.bfloat16:
+            return args[0].copy_(self.__torch_dispatch__(IN_PLACE[func], (), args, kwargs))
         if func not in SLOW or args[0].dtype != torch.bfloat16:
             return func(*args, **kwargs)
         args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
 from lookright.runtime import check_adapter, with_adapter
+from lookright.tuning.fused import fuse_adapters
 
 
 class LoraTuning:
@@ -41,6 +42,7 @@ class LoraTuning:
             policy = with_adapter(model, self.adapter, "tuning.adapter", is_trainable=True)
         else:
             policy = get_peft_model(model, self._config(backbone))
+        fuse_adapters(policy)
         if self.train_projector:
             for name, parameter in policy.get_base_model().named_parameters():
                 if name.startswith(backbone.projector_prefix):

@@ -1,0 +1,129 @@
+"""Adapters added in one product are PEFT's own, and where they are more than that PEFT adds them."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from lookright.tuning.fused import fuse_adapters
+from tests.compare import assert_close, assert_same_gradients
+from tests.examples import gradients, shake_adapters
+
+
+def make(dtype: torch.dtype = torch.float64, **options: object) -> PeftModel:
+    """Two layers with adapters of rank 3, the second one with a bias."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9, bias=False), nn.SiLU(), nn.Linear(9, 5)).to(dtype)
+    given = {"r": 3, "lora_alpha": 7, "target_modules": ["0", "2"], "lora_dropout": 0.0} | options
+    return shake_adapters(get_peft_model(model, LoraConfig(**given))).to(dtype)
+
+
+def both(**options: object) -> tuple[PeftModel, PeftModel]:
+    """PEFT's own and the fused one, of the same weights."""
+    plain = make(**options)
+    fused = copy.deepcopy(plain)
+    assert fuse_adapters(fused) == 2
+    return plain, fused
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
+    x = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return x.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_dropout": 0.4}, {"use_rslora": True}], ids=["plain", "dropout", "rs"])
+def test_values_and_gradients_are_those_of_peft(options: dict) -> None:
+    found = []
+    for policy in both(**options):
+        x = inputs()
+        torch.manual_seed(1)  # of dropout
+        output = policy.train()(x)
+        value = output.pow(3).sum()
+        # the input's gradient first: the other one frees the graph
+        own = {"x": torch.autograd.grad(value, x, retain_graph=True)[0]}
+        found.append((output, own | gradients(value, policy)))
+    (wanted, wanted_gradients), (given, given_gradients) = found
+    assert given.dtype == wanted.dtype
+    assert_close(given, wanted, atol=1e-12, why="float64, one rounding in place of three")
+    assert_same_gradients(given_gradients, wanted_gradients, rtol=1e-12, why="float64")
+
+
+def test_under_autocast_it_is_as_close_to_the_truth_as_peft() -> None:
+    plain, fused = both(dtype=torch.float32)
+    truth = make(dtype=torch.float64)(inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = fused(inputs(torch.float32)), plain(inputs(torch.float32))
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    errors = [(side.double() - truth).abs().mean() for side in (ours, theirs)]
+    assert errors[0] <= 1.1 * errors[1], f"mean error: ours {errors[0]:.2e}, PEFT {errors[1]:.2e}"
+
+
+def test_float32_adapters_on_a_bfloat16_model_keep_its_type() -> None:
+    """As without autocast a base model in 16 bits has them."""
+    policy = make(dtype=torch.bfloat16)
+    for name, parameter in policy.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    fused = copy.deepcopy(policy)
+    fuse_adapters(fused)
+    x = inputs(torch.bfloat16)
+    assert fused(x).dtype == torch.bfloat16
+    assert torch.equal(fused(x), policy(x))
+
+
+def test_switched_off_it_is_the_base_model_to_the_last_bit() -> None:
+    plain, fused = both(dtype=torch.float32)
+    base = plain.unload()(inputs(torch.float32))
+    with fused.disable_adapter():
+        assert torch.equal(fused(inputs(torch.float32)), base)
+    assert not torch.equal(fused(inputs(torch.float32)), base)
+
+
+def test_a_fresh_adapter_changes_nothing_to_the_last_bit() -> None:
+    fused = make(dtype=torch.float32)
+    fuse_adapters(fused)
+    for name, parameter in fused.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.zero_()
+    with fused.disable_adapter():
+        base = fused(inputs(torch.float32))
+    assert torch.equal(fused(inputs(torch.float32)), base)
+
+
+def merged(policy: PeftModel) -> None:
+    policy.merge_adapter()
+
+
+def two_at_once(policy: PeftModel) -> None:
+    policy.add_adapter("second", LoraConfig(r=2, lora_alpha=4, target_modules=["0", "2"], init_lora_weights=False))
+    for name, parameter in policy.named_parameters():
+        if ".second." in name:
+            torch.manual_seed(len(name))
+            parameter.data = torch.randn_like(parameter)
+    policy.base_model.set_adapter(["default", "second"])
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [({"use_dora": True}, None), ({"lora_bias": True}, None), ({}, merged), ({}, two_at_once)],
+    ids=["dora", "bias", "merged", "two"],
+)
+def test_what_is_more_than_one_product_stays_with_peft(options: dict, change: object) -> None:
+    plain, fused = both(**options)
+    for policy in (plain, fused) if change is not None else ():
+        change(policy)
+    x = inputs()
+    assert torch.equal(fused(x), plain(x))
+
+
+def test_a_copy_has_its_own_weights() -> None:
+    """As the frozen reference of a policy that goes on from an adapter."""
+    fused = make()
+    fuse_adapters(fused)
+    twin, x = copy.deepcopy(fused), inputs()
+    before = twin(x)
+    for parameter in fused.parameters():
+        parameter.data.zero_()
+    assert torch.equal(twin(x), before) and before.any()
