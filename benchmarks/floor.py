@@ -1,6 +1,6 @@
 """Our cached step against the arithmetic that it cannot do without.
 
-python -m benchmarks.floor --workload outputs/benchmarks/workload --steps 9
+python -m benchmarks.floor --workload outputs/benchmarks/workload --steps 15
 
 The matrix products of a real step are listed by shape as they run; each shape is then timed on its own in the same
 process. Causal attention counts two products forward and four backward over half of the square, at the mean rate of
@@ -25,7 +25,13 @@ from benchmarks.onestep import Step, cached_step
 from benchmarks.workload import TEXT, Workload
 
 aten = torch.ops.aten
-PRODUCTS = {aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.baddbmm.default: 1}
+PRODUCTS = {
+    aten.mm.default: 0,
+    aten.bmm.default: 0,
+    aten.addmm.default: 1,
+    aten.baddbmm.default: 1,
+    aten.baddbmm_.default: 1,
+}
 """Operators, and where the first factor stands among their arguments."""
 
 Product = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -71,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", type=Path, required=True)
     parser.add_argument("--images", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     workload = Workload(folder=arguments.workload)
