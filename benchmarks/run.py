@@ -36,8 +36,12 @@ def against_trl(workload: Workload, images: int, steps: int, *options: str, warm
 
 def bfloat16_kernels(workload: Workload, steps: int, *options: str) -> Table:
     """Ours on float32 kernels, as a CPU without bfloat16 units takes them, and on PyTorch's own for the type."""
-    shared = ["ours", "--workload", str(workload.folder), *options]
-    sides = {"float32 kernels": shared, "bfloat16 kernels": [*shared, "--native"], "float32": shared[:-2]}
+    plain = ["ours", "--workload", str(workload.folder)]
+    sides = {
+        "float32 kernels": [*plain, *options],
+        "bfloat16 kernels": [*plain, *options, "--native"],
+        "float32": plain,
+    }
     return _compared(run_in_turns(sides, steps), "bfloat16 kernels")
 
 

@@ -8,13 +8,13 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from benchmarks.turns import Turns
-from benchmarks.workload import BETA, LEARNING_RATE, LORA_RANK, SEED, Workload
+from benchmarks.workload import BETA, LEARNING_RATE, SEED, Workload, plain_lora
 from lookright.data.datamodule import PreferenceData
 from lookright.losses.attention import AttentionLoss
 from lookright.losses.band import layer_band
@@ -32,12 +32,7 @@ def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(workload.model, dtype=torch.float32)
     model.set_attn_implementation("eager")
     torch.manual_seed(SEED)
-    policy = get_peft_model(
-        model,
-        LoraConfig(
-            r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.0, target_modules=backbone.lora_targets(), bias="none"
-        ),
-    )
+    policy = get_peft_model(model, plain_lora(backbone))
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0)
     band = layer_band(backbone.num_layers)
     turns.ready()

@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from datasets import List as ListFeature
-from peft import LoraConfig
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoTokenizer,
@@ -25,7 +24,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks.turns import Turns
-from benchmarks.workload import BETA, LEARNING_RATE, LORA_RANK, SEED, VISION, Workload
+from benchmarks.workload import BETA, LEARNING_RATE, SEED, VISION, Workload, plain_lora
 
 
 class StepTurns(TrainerCallback):
@@ -67,7 +66,6 @@ class ToldLoss(DPOTrainer):
 def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO by TRL until told to end."""
     callback = StepTurns(turns)
-    backbone = workload.backbone()
     model = LlavaForConditionalGeneration.from_pretrained(workload.model, dtype=torch.float32)
     torch.manual_seed(SEED)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,9 +74,7 @@ def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
             args=_arguments(folder, options),
             train_dataset=_dataset(workload.pairs(options.images)),
             processing_class=_processor(workload.model),
-            peft_config=LoraConfig(
-                r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.0, target_modules=backbone.lora_targets()
-            ),
+            peft_config=plain_lora(workload.backbone()),
             callbacks=[callback],
             losses=callback.losses,
         )

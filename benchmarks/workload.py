@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
@@ -78,6 +79,11 @@ def make_workload(folder: Path, image_counts: tuple[int, ...]) -> Workload:
 def lora() -> LoraTuning:
     """Adapters without dropout: the two sides then compute the same numbers."""
     return LoraTuning(r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0)
+
+
+def plain_lora(backbone: LlavaBackbone) -> LoraConfig:
+    """The same adapters for sides that know PEFT alone."""
+    return LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.0, target_modules=backbone.lora_targets())
 
 
 def optimization() -> Optimization:

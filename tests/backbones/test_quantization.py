@@ -13,7 +13,7 @@ from torch import nn
 from lookright.backbones.base import Backbone
 from lookright.backbones.ixc25 import Ixc25Backbone
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.quantization import BYTES_PER_WEIGHT
+from lookright.backbones.quantization import BYTES_PER_WEIGHT, loading_arguments
 from lookright.errors import ConfigError
 from lookright.packed.batch import PackedBatch, move, pack
 from lookright.reference.adapter_off import AdapterOff
@@ -97,6 +97,21 @@ def test_only_the_decoder_is_held_in_4_bits(family: tuple[Backbone, Backbone, in
         else:
             assert held[name].dtype == torch.bfloat16 and torch.equal(held[name], parameter), name
     assert quantised.get_output_embeddings().weight.dtype == torch.bfloat16
+    for part in (part for part in quantised.modules() if isinstance(part, Linear4bit)):
+        state = part.weight.quant_state
+        assert state.quant_type == "nf4" and state.nested and part.compute_dtype == torch.bfloat16
+
+
+def test_each_rank_quantises_on_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    passed = loading_arguments("4bit", torch.bfloat16, ["lm_head"])
+    assert passed["device_map"] == {"": torch.device("cuda", 3)}
+    assert passed["quantization_config"].llm_int8_skip_modules == ["lm_head"]
+
+
+def test_without_quantization_nothing_is_passed() -> None:
+    assert loading_arguments(None, torch.float32, ["lm_head"]) == {}
 
 
 def test_adapters_go_from_one_base_to_the_other(family: tuple[Backbone, Backbone, int], tmp_path: Path) -> None:
@@ -131,8 +146,10 @@ def test_says_what_is_missing_before_weights_load(
         lambda name, *rest: None if name == "bitsandbytes" else real(name, *rest),
     )
     backbone = family[0]
+    four_bit = type(backbone)(path=backbone.path, quantization="4bit")
+    four_bit.build(weights=False)  # as a dry run does
     with pytest.raises(ConfigError, match=r"pip install 'lookright\[qlora\]'.*backbone.quantization=null"):
-        type(backbone)(path=backbone.path, quantization="4bit")
+        four_bit.build()
 
 
 def test_full_tuning_refuses_weights_in_4_bits(family: tuple[Backbone, Backbone, int]) -> None:
@@ -149,9 +166,18 @@ def test_double_quantization_costs_as_much_as_its_paper_says() -> None:
 @pytest.mark.gpu
 def test_a_step_on_cuda_trains_adapters_on_a_4_bit_base(family: tuple[Backbone, Backbone, int]) -> None:
     four_bit = family[1]
-    pair = make_pair(four_bit, four_bit.build(dtype=torch.bfloat16)).to("cuda").train()
+    model = four_bit.build(dtype=torch.bfloat16)
+    policy = LoraTuning(r=4, alpha=8, dropout=0.0).apply(four_bit, model)
+    pair = ModelPair(four_bit, policy, AdapterOff()).to("cuda").train()
     batch = move(make_batch(four_bit), torch.device("cuda"))
+    features = pair.image_features(batch)
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        found = gradients(pair.score(batch, pair.image_features(batch)).logps.sum(), pair)
+        logps = pair.score(batch, features).logps
+        # fresh adapters change nothing
+        assert torch.equal(logps, pair.reference_logps(batch, features))
+        found = gradients(logps.sum(), pair)
     trained = {name for name, gradient in found.items() if gradient is not None}
     assert trained and all(".lora_" in name for name in trained)
+    held = {name: parameter.dtype for name, parameter in model.named_parameters() if ".lora_" not in name}
+    assert any(dtype == torch.uint8 for dtype in held.values())
+    assert all(dtype == torch.bfloat16 for name, dtype in held.items() if name.startswith(four_bit.vision_prefix))

@@ -18,24 +18,29 @@ BYTES_PER_WEIGHT = 0.5 + (8 + 32 / 256) / 64 / 8
 
 
 def check_quantization(kind: str | None) -> str | None:
-    """Raise ConfigError for an unknown kind, or where the library that it takes is missing."""
+    """Raise ConfigError for an unknown kind; its library is asked for when weights load, so a dry run needs none."""
     if kind not in KINDS:
         raise ConfigError(f"backbone.quantization={kind!r} is unknown; valid: null, 4bit")
-    if kind is not None and importlib.util.find_spec("bitsandbytes") is None:
+    return kind
+
+
+def require_bitsandbytes() -> None:
+    """Raise ConfigError where the library is missing."""
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "backbone.quantization=4bit needs bitsandbytes, which is not installed; "
             "pip install 'lookright[qlora]', or set backbone.quantization=null"
         )
-    return kind
 
 
 def loading_arguments(kind: str | None, dtype: torch.dtype, unquantised: Sequence[str]) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained`: weights in 4 bits, products in `dtype`; none for None.
 
-    `unquantised` names the modules that stay in `dtype`.
+    `unquantised` names the modules that stay in `dtype`. Raises ConfigError where bitsandbytes is missing.
     """
     if kind is None:
         return {}
+    require_bitsandbytes()
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=QUANT_TYPE,

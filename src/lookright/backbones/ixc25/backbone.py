@@ -28,7 +28,7 @@ from lookright.backbones.ixc25.suffix_layer import suffix_layer_forward
 from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
 from lookright.backbones.prompts import check_placeholders, expand_images
-from lookright.backbones.quantization import check_quantization
+from lookright.backbones.quantization import check_quantization, require_bitsandbytes
 from lookright.errors import ConfigError, RecordError
 from lookright.types import IMAGE_PLACEHOLDER, Size
 
@@ -115,6 +115,8 @@ class Ixc25Backbone(Backbone):
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
         config = copy.deepcopy(self.config)  # a model writes its dtype and its attention function there
         if weights:
+            if self.quantization is not None:
+                require_bitsandbytes()
             model = load_checkpoint(_local_folder(self.path, SMALL_FILES + WEIGHT_FILES), config, dtype)
             if self.quantization is not None:
                 # here, since it imports bitsandbytes
