@@ -27,10 +27,10 @@ def test_several_pictures_are_a_sequence(tmp_path: Path) -> None:
 
 
 def test_one_picture_with_a_number_is_a_collage(tmp_path: Path) -> None:
-    """1504 x 1016 is the layout of six: the cell of Image5 starts at 40 + 488."""
-    found = load_one(tmp_path, "<image>\nIn Image5, what?", [(1504, 1016)])
+    """1424 x 976 is the layout of six: the cell of Image5 starts at 488, 488 + 40."""
+    found = load_one(tmp_path, "<image>\nIn Image5, what?", [(1424, 976)])
     assert (found.format, found.target, found.num_images) == ("grid_collage", 4, 6)
-    assert found.regions[4].box == (528, 528, 976, 976)
+    assert found.regions[4].box == (488, 528, 936, 976)
 
 
 def test_a_collage_of_another_size_has_no_geometry(tmp_path: Path) -> None:

@@ -68,5 +68,5 @@ def test_a_small_background_can_be_enlarged(ten_pictures: Source) -> None:
 
 
 def test_shares_outside_of_zero_and_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match="formats.pic_in_pic.inset_share=70"):
+    with pytest.raises(ConfigError, match="composers.pic_in_pic.inset_share=70"):
         PicInPic(inset_share=70)

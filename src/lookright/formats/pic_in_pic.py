@@ -49,9 +49,9 @@ class PicInPic(Composer):
     def __init__(self, mixture: Mapping[int, float] | None = None, inset_share: float = 0.7, min_side: int = 0) -> None:
         super().__init__(mixture)
         if not 0 < inset_share < 1:
-            raise ConfigError(f"formats.pic_in_pic.inset_share={inset_share}: set a number between 0 and 1")
+            raise ConfigError(f"composers.pic_in_pic.inset_share={inset_share}: set a number between 0 and 1")
         if min_side < 0:
-            raise ConfigError(f"formats.pic_in_pic.min_side={min_side}: set a number of pixels, or 0 for never")
+            raise ConfigError(f"composers.pic_in_pic.min_side={min_side}: set a number of pixels, or 0 for never")
         self.inset_share = inset_share
         self.min_side = min_side
 

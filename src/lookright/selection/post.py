@@ -43,7 +43,8 @@ class LengthRatioFilter:
     def __init__(self, minimum: float = 0.33, maximum: float = 3.0) -> None:
         if not 0 <= minimum <= 1 <= maximum:
             raise ConfigError(
-                f"length_ratio.minimum={minimum!r}, maximum={maximum!r}: set 0 <= minimum <= 1 <= maximum"
+                f"filters.length_ratio.minimum={minimum!r}, filters.length_ratio.maximum={maximum!r}: "
+                "set 0 <= minimum <= 1 <= maximum"
             )
         self.minimum, self.maximum = minimum, maximum
 
