@@ -138,6 +138,11 @@ def _picture(rng: random.Random) -> Image.Image:
 def _answer(backbone: LlavaBackbone, rng: random.Random) -> str:
     """Words that make `ANSWER_TOKENS` tokens with the end token."""
     words: list[str] = []
-    while len(backbone.encode_response(" ".join([*words, WORDS[0]]))) <= ANSWER_TOKENS:
+    while _num_tokens(backbone, " ".join([*words, WORDS[0]])) <= ANSWER_TOKENS:
         words.append(rng.choice(WORDS))
     return " ".join(words)
+
+
+def _num_tokens(backbone: LlavaBackbone, answer: str) -> int:
+    _, (response,) = backbone.encode_conversation("", [answer], [])
+    return len(response)

@@ -86,11 +86,16 @@ def gradients(value: Tensor, model: nn.Module) -> dict[str, Tensor | None]:
     return dict(zip(trained, torch.autograd.grad(value, list(trained.values()), allow_unused=True), strict=True))
 
 
+def question_text(num_images: int, target: int = 0) -> str:
+    """The prompt of `make_input`."""
+    shown = "\n".join(f"Image{number + 1}:<image>" for number in range(num_images))
+    return f"{shown}\nIn Image{target + 1}, what color is the shape?"
+
+
 def make_input(backbone: Backbone, num_images: int, target: int = 0, seed: int = 0) -> DecoderInput:
     """A question about one of several noise pictures of different shapes."""
     sizes = SIZES[:num_images]
-    shown = "\n".join(f"Image{number + 1}:<image>" for number in range(num_images))
-    prompt = backbone.encode_prompt(f"{shown}\nIn Image{target + 1}, what color is the shape?", sizes)
+    prompt = backbone.encode_prompt(question_text(num_images, target), sizes)
     # the box leaves a margin, so that some tokens are covered in part
     region = Region(picture=target, box=(5, 3, sizes[target][0] - 4, sizes[target][1]), source="s")
     return DecoderInput(
@@ -105,15 +110,23 @@ def make_example(
 ) -> Example:
     """`make_input` with responses; the text "" is a response of the end token alone."""
     question = make_input(backbone, num_images, target, seed)
+    _, answers = backbone.encode_conversation(question_text(num_images, target), texts, SIZES[:num_images])
     end = torch.tensor(backbone.end_token_ids[:1])
     return Example(
         id=f"{num_images}-{target}-{seed}",
         prompt=question.prompt,
         pixels=question.pixels,
-        responses=[Response(token_ids=backbone.encode_response(text) if text else end) for text in texts],
+        responses=[Response(token_ids=ids if text else end) for text, ids in zip(texts, answers, strict=True)],
         coverage=question.coverage,
         label=label,
     )
+
+
+def response_after(backbone: Backbone, context: str, answer: str) -> Response:
+    """An answer behind further text of the user, which is seen and not scored."""
+    question, (response,) = backbone.encode_conversation(context, [answer], [])
+    rest = question.input_ids[1:]  # without BOS
+    return Response(token_ids=torch.cat([rest, response]), num_unscored=len(rest))
 
 
 def write_pairs(folder: Path, num_pairs: int, *, formats: Sequence[str] = ("sequence",), geometry: bool = True) -> Path:

@@ -8,11 +8,11 @@ import torch
 from lookright.attention import attention_ratio
 from lookright.backbones.llava import LlavaBackbone
 from lookright.losses.band import layer_band
-from lookright.packed.batch import Example, Response, pack
+from lookright.packed.batch import Example, pack
 from lookright.packed.forward import packed_forward
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
-from tests.examples import LONG, gradients, lively_model, make_example, shake_adapters
+from tests.examples import LONG, gradients, lively_model, make_example, response_after, shake_adapters
 from tests.plain import plain_ratios, stock_model, stock_policy
 
 ROUNDING = "stock eager attention takes its softmax in float32, ours keeps the ratio in float32"
@@ -47,10 +47,7 @@ def test_ratio_equals_eager_maps_in_every_layer_and_band(llava: LlavaBackbone, d
 def test_ratio_of_the_first_row_alone(llava: LlavaBackbone) -> None:
     """What decides the first answer token; also where the response follows a further question."""
     examples = ragged_examples(llava)
-    question = llava.encode_continuation(" In Image2, is there a circle?")
-    examples[0].responses[0] = Response(
-        token_ids=torch.cat([question, llava.encode_response("no")]), num_unscored=len(question)
-    )
+    examples[0].responses[0] = response_after(llava, "In Image2, is there a circle?", "no")
     model = lively_model(llava)
     batch = pack(examples)
     features = llava.encode_images(model, batch.pixels)

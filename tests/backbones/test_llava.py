@@ -36,19 +36,13 @@ def test_system_prompt_opens_the_conversation(llava_folder: Path) -> None:
     assert text_of(backbone, backbone.encode_prompt("yes?", []).input_ids) == "<s>A chat. USER: yes? ASSISTANT:"
 
 
-def test_prefix_and_continuation_make_the_prompt(llava: LlavaBackbone) -> None:
-    """Cut where the pre-tokeniser cuts, so that not only the text but every token is the same."""
-    prefix = llava.encode_prefix("Image1:<image>", [(4, 4)])
-    whole = llava.encode_prompt("Image1:<image>\nIn Image1, is it red?", [(4, 4)])
-    ids = torch.cat([prefix.input_ids, llava.encode_continuation("\nIn Image1, is it red?")])
-    assert ids.tolist() == whole.input_ids.tolist() and prefix.image_spans == whole.image_spans
-
-
 def test_responses_end_and_decode_back(llava: LlavaBackbone) -> None:
-    ids = llava.encode_response("blue circle, 12").tolist()
-    assert ids[-1] == llava.end_token_ids[0] and llava.tokenizer.bos_token_id not in ids
+    prompt, responses = llava.encode_conversation("<image>\nred?", ["blue circle, 12", "more"], [(4, 4)])
+    ids, more = (response.tolist() for response in responses)
+    assert torch.equal(prompt.input_ids, llava.encode_prompt("<image>\nred?", [(4, 4)]).input_ids)
+    assert ids[-1] == llava.end_token_ids[0] and llava.bos_token_id not in ids
     assert llava.decode(ids) == "blue circle, 12"
-    assert llava.decode([*ids, *llava.encode_response("more").tolist()]) == "blue circle, 12"
+    assert llava.decode([*ids, *more]) == "blue circle, 12"
     assert llava.decode(ids[:-1]) == "blue circle, 12" and llava.decode([]) == ""
 
 

@@ -7,12 +7,12 @@ import torch
 from transformers import PreTrainedModel
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.packed.batch import Example, Response, pack
+from lookright.packed.batch import Example, pack
 from lookright.packed.forward import decoder_rows, packed_forward
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
 from tests.conftest import WORDS
-from tests.examples import LONG, backbone_in, gradients, lively_model, make_example, shake_adapters
+from tests.examples import LONG, backbone_in, gradients, lively_model, make_example, response_after, shake_adapters
 from tests.plain import plain_logps, stock_model, stock_policy
 
 FLOAT64 = "stock eager attention and RMSNorm round to float32 inside, also in a float64 model"
@@ -124,13 +124,14 @@ def test_the_comparison_notices_a_wrong_position(sides: Sides) -> None:
 def test_context_of_a_response_is_seen_and_not_scored(sides: Sides) -> None:
     llava, model, stock = sides
     example = make_example(llava, 2, ["red", "blue"])
-    question = torch.cat([llava.encode_response("red"), llava.encode_continuation(" In Image2, is there a circle?")])
-    answer = llava.encode_response("yes")
-    example.responses.append(Response(token_ids=torch.cat([question, answer]), num_unscored=len(question)))
+    further = response_after(llava, "In Image2, is there a circle?", "yes")
+    example.responses.append(further)
     batch = pack([example])
     found = packed_forward(llava, model, batch, llava.encode_images(model, batch.pixels))
     wanted = plain_logps(stock, [example])
-    assert found.num_tokens.tolist() == [len(r.token_ids) for r in example.responses[:2]] + [len(answer)]
+    assert found.num_tokens.tolist() == [len(r.token_ids) for r in example.responses[:2]] + [
+        len(further.token_ids) - further.num_unscored
+    ]
     assert_close(found.logps, wanted, atol=2e-5, why=FLOAT64)
 
 

@@ -50,16 +50,25 @@ def test_questions_name_images_that_have_their_answers() -> None:
                 assert text.startswith(f"In Image{place + 1}, ")
 
 
-def test_a_prefix_and_a_question_are_the_prompt(llava: LlavaBackbone) -> None:
-    prompts = maker()
-    for seed in range(20):
-        asked = prompts.make(random.Random(seed))
+def test_each_question_is_a_whole_conversation_behind_what_all_share(llava: LlavaBackbone) -> None:
+    prompts, lengths = maker(), set()
+    data = PhaseDataset(llava, [prompts], None, 20, "seed")
+    for number in range(20):
+        asked = prompts.make(_after_choice(f"seed/{number}", prompts))
         sizes = [picture.size for picture in asked.pictures]
-        prefix = llava.encode_prefix(asked.prefix, sizes)
-        question = llava.encode_continuation(asked.questions[0][0])
-        whole = llava.encode_prompt(asked.prefix + asked.questions[0][0], sizes)
-        assert torch.cat([prefix.input_ids, question]).tolist() == whole.input_ids.tolist()
-        assert prefix.image_spans == whole.image_spans
+        example = data[number].example
+        shared = example.prompt.input_ids
+        for (text, answer, _), response in zip(asked.questions, example.responses, strict=True):
+            prompt, (wanted,) = llava.encode_conversation(asked.prefix + text, [answer], sizes)
+            assert torch.equal(torch.cat([shared, response.token_ids]), torch.cat([prompt.input_ids, wanted]))
+            assert torch.equal(response.token_ids[response.num_unscored :], wanted)
+            assert example.prompt.image_spans == prompt.image_spans
+        # the pictures at least are shared, and all text before the first difference
+        assert len(shared) >= example.prompt.image_spans[-1][1]
+        first = {int(response.token_ids[0]) for response in example.responses}
+        assert len(first) > 1 or len(example.responses) == 1
+        lengths.add(len(example.responses))
+    assert max(lengths) > 1
 
 
 def test_tokens_get_the_class_of_the_cell_that_they_see(llava: LlavaBackbone) -> None:
@@ -253,4 +262,5 @@ def test_words_of_prompts_are_single_tokens(tmp_path: Path) -> None:
     for word in ("Image", *CLASS_NAMES[:9]):
         assert len(backbone.tokenizer(f" {word}", add_special_tokens=False).input_ids) <= (3 if "-" in word else 1)
     text = "A word nobody ever trained on: Żółć 123!"
-    assert backbone.decode(backbone.encode_response(text).tolist()) == text
+    _, (response,) = backbone.encode_conversation("", [text], [])
+    assert backbone.decode(response.tolist()) == text

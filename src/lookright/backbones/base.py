@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,19 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lookright.types import Box, Size
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class EncodedPrompt:
-    """A prompt as the decoder sees it.
-
-    `input_ids` is int64[L], pictures already expanded to their tokens; `image_spans` gives the
-    half-open token range of each picture, in order.
-    """
-
-    input_ids: Tensor
-    image_spans: list[tuple[int, int]]
+from lookright.backbones.prompts import EncodedPrompt, check_placeholders, expand_images, shared_prompt
+from lookright.backbones.tokenizer import TextTokenizer
+from lookright.errors import RecordError
+from lookright.types import IMAGE_PLACEHOLDER, Box, Size
 
 
 class TokenMap(ABC):
@@ -51,8 +41,13 @@ class Backbone(ABC):
     num_layers: int
     """Decoder layers."""
     end_token_ids: list[int]
-    """Tokens that end an answer; `encode_response` appends the first."""
+    """Tokens that end an answer; training puts the first behind it."""
     pad_token_id: int
+    bos_token_id: int | None
+    """Token in front of every conversation, None where there is none."""
+    image_token_id: int
+    """What stands for a picture's rows in `input_ids`; no text gives it."""
+    text_tokenizer: TextTokenizer
     max_length: int
     """Longest row in tokens, prompt and response together."""
     vision_prefix: str
@@ -73,23 +68,53 @@ class Backbone(ABC):
         """Model input of one picture: float32[3, H, W], normalised."""
 
     @abstractmethod
+    def conversation_text(self, prompt: str, answer: str | None) -> str:
+        """One user turn and its answer in the family's template, placeholders inside and no end token.
+
+        With `answer=None` it ends where generation begins.
+        """
+
     def encode_prompt(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """Chat template around one user turn, pictures expanded.
+        """Chat template around one user turn, pictures expanded, for an answer to be generated.
 
         Raises RecordError (reason `placeholders`) where placeholders and pictures differ in number.
         """
+        text = self.conversation_text(prompt, None)
+        check_placeholders(text, len(sizes))
+        return self._encode(text, sizes)
 
-    @abstractmethod
-    def encode_continuation(self, text: str) -> Tensor:
-        """Further user text of the same turn plus the opening of the assistant's turn: int64[N]."""
+    def encode_conversation(
+        self, prompt: str, answers: Sequence[str], sizes: Sequence[Size]
+    ) -> tuple[EncodedPrompt, list[Tensor]]:
+        """The prompt that all answers share, and int64[N] for each answer with its end token.
 
-    @abstractmethod
-    def encode_prefix(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """As `encode_prompt` but the user turn stays open, for `encode_continuation` to close."""
+        Prompt and answer are tokenised as one text, as in the training of both families: the ids of both, one
+        after the other, are those of the whole conversation. Where a token reaches from the template into
+        an answer, the shared prompt ends before it and all answers begin there, so that their log-probabilities
+        speak of the same text.
+        """
+        end = torch.tensor(self.end_token_ids[:1])
+        asked = self.encode_prompt(prompt, sizes)
+        whole = [self._encode(self.conversation_text(prompt, answer), sizes) for answer in answers]
+        shared = shared_prompt([asked, *whole])
+        start = len(shared.input_ids)
+        return shared, [torch.cat([conversation.input_ids[start:], end]) for conversation in whole]
 
-    @abstractmethod
-    def encode_response(self, text: str) -> Tensor:
-        """Assistant answer with its end token: int64[N]."""
+    def _encode(self, text: str, sizes: Sequence[Size]) -> EncodedPrompt:
+        """A conversation's text, split at the pictures; every stretch is tokenised by itself, BOS in front."""
+        # the placeholders come first: one that an answer spells stays text
+        stretches = text.split(IMAGE_PLACEHOLDER, maxsplit=len(sizes))
+        ids = [self.text_tokenizer.encode(stretch) for stretch in stretches]
+        if any(self.image_token_id in part for part in ids):
+            raise RecordError(
+                "placeholders",
+                f"the text {text[:80]!r} holds the token that stands for picture rows "
+                f"(id {self.image_token_id}); take it out of the text",
+            )
+        opening = [] if self.bos_token_id is None else [self.bos_token_id]
+        parts = [torch.tensor(part, dtype=torch.long) for part in (opening + ids[0], *ids[1:])]
+        counts = [self.token_map(size, len(sizes)).num_tokens for size in sizes]
+        return expand_images(parts, counts, self.image_token_id)
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -20,13 +20,13 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
 
 from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
-from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.backbones.base import Backbone
 from lookright.backbones.folder import check_folder
 from lookright.backbones.grid import GridMap
-from lookright.backbones.prompts import check_placeholders, expand_images
 from lookright.backbones.quantization import check_quantization, loading_arguments
+from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
-from lookright.types import IMAGE_PLACEHOLDER, Size
+from lookright.types import Size
 
 
 class LlavaBackbone(Backbone):
@@ -65,6 +65,9 @@ class LlavaBackbone(Backbone):
         self.num_layers = self.config.text_config.num_hidden_layers
         self.end_token_ids = [self.tokenizer.eos_token_id]
         self.pad_token_id = _pad_token_id(self.tokenizer)
+        self.bos_token_id = self.tokenizer.bos_token_id
+        self.image_token_id = self.config.image_token_id
+        self.text_tokenizer = read_tokenizer(tokenizer_file(self.path))
 
     def token_map(self, size: Size, num_pictures: int) -> GridMap:
         """Every picture costs the same tokens, whatever `size` and `num_pictures`."""
@@ -81,27 +84,17 @@ class LlavaBackbone(Backbone):
         del num_pictures
         return self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
 
-    def encode_prompt(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """`{system_prompt} USER: {prompt} ASSISTANT:` with BOS first where the tokenizer has one."""
-        return self._encode(f"{self._opening()}{prompt} ASSISTANT:", sizes)
-
-    def encode_prefix(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """The user's turn up to where `encode_continuation` goes on."""
-        return self._encode(f"{self._opening()}{prompt}", sizes)
-
-    def encode_continuation(self, text: str) -> Tensor:
-        """The rest of the user's turn and the opening of the assistant's: int64[N]."""
-        return self._text_ids(f"{text} ASSISTANT:")
-
-    def encode_response(self, text: str) -> Tensor:
-        """The answer and the end token: int64[N]."""
-        return torch.cat([self._text_ids(f" {text}"), torch.tensor(self.end_token_ids[:1])])
+    def conversation_text(self, prompt: str, answer: str | None) -> str:
+        """`{system_prompt} USER: {prompt} ASSISTANT: {answer}`, as vicuna_v1 writes it."""
+        opening = f"{self.system_prompt} " if self.system_prompt else ""
+        closing = "" if answer is None else f" {answer}"
+        return f"{opening}USER: {prompt} ASSISTANT:{closing}"
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text before the first end token."""
         ids = list(token_ids)
         stop = next((i for i, token in enumerate(ids) if token in self.end_token_ids), len(ids))
-        return self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+        return self.text_tokenizer.decode(ids[:stop]).strip()
 
     def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
@@ -136,24 +129,6 @@ class LlavaBackbone(Backbone):
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-
-    def _opening(self) -> str:
-        return f"{self.system_prompt} USER: " if self.system_prompt else "USER: "
-
-    def _encode(self, text: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """Tokenise as one string, the placeholder being a token of its own, then expand it."""
-        check_placeholders(text, len(sizes))
-        ids = torch.tensor(self.tokenizer(text).input_ids)
-        image = self.config.image_token_id
-        places = (ids == image).nonzero().flatten().tolist()
-        assert len(places) == len(sizes), f"{IMAGE_PLACEHOLDER} is not a token of its own in {self.path}"
-        edges = [-1, *places, len(ids)]
-        parts = [ids[a + 1 : b] for a, b in zip(edges, edges[1:], strict=False)]
-        counts = [self.token_map(size, len(sizes)).num_tokens for size in sizes]
-        return expand_images(parts, counts, image)
-
-    def _text_ids(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
 
 
 def _image_processor(path: str, config: LlavaConfig, image_aspect: str) -> LlavaImageProcessorPil:

@@ -23,13 +23,16 @@ def region_coverage(backbone: Backbone, prompt: EncodedPrompt, region: Region, s
 
 def encode_preference(backbone: Backbone, record: Preference, pictures: Pictures) -> Example:
     """The pair with its pictures, chosen first."""
-    question = encode_question(backbone, record, pictures)
-    responses = [Response(token_ids=backbone.encode_response(text)) for text in (record.chosen, *record.rejected)]
-    return _example(record, question, responses)
+    return _conversations(backbone, record, (record.chosen, *record.rejected), pictures)
+
+
+def encode_text_answer(backbone: Backbone, record: Prompt, answer: str, pictures: Pictures) -> Example:
+    """A prompt with one given answer, as text, for a teacher-forced pass."""
+    return _conversations(backbone, record, (answer,), pictures)
 
 
 def encode_answer(backbone: Backbone, record: Prompt, answer_ids: Sequence[int], pictures: Pictures) -> Example:
-    """A prompt with one given answer, as token ids, for a teacher-forced pass."""
+    """A prompt with one generated answer, as token ids, for a teacher-forced pass."""
     question = encode_question(backbone, record, pictures)
     return _example(record, question, [Response(token_ids=torch.tensor(answer_ids, dtype=torch.long))])
 
@@ -37,7 +40,21 @@ def encode_answer(backbone: Backbone, record: Prompt, answer_ids: Sequence[int],
 def encode_question(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> DecoderInput:
     """A prompt to answer: its tokens, its pictures, and the target's coverage where the geometry is known."""
     sizes = [pictures.size(name) for name in record.images]
-    prompt = backbone.encode_prompt(record.prompt, sizes)
+    return _shown(backbone, record, backbone.encode_prompt(record.prompt, sizes), pictures)
+
+
+def _conversations(
+    backbone: Backbone, record: Preference | Prompt, answers: Sequence[str], pictures: Pictures
+) -> Example:
+    sizes = [pictures.size(name) for name in record.images]
+    prompt, responses = backbone.encode_conversation(record.prompt, answers, sizes)
+    question = _shown(backbone, record, prompt, pictures)
+    return _example(record, question, [Response(token_ids=token_ids) for token_ids in responses])
+
+
+def _shown(backbone: Backbone, record: Preference | Prompt, prompt: EncodedPrompt, pictures: Pictures) -> DecoderInput:
+    """The prompt with its pictures and the target's coverage."""
+    sizes = [pictures.size(name) for name in record.images]
     known = record.target is not None and record.regions is not None
     return DecoderInput(
         prompt=prompt,
@@ -52,9 +69,9 @@ def row_length(backbone: Backbone, record: Preference | Prompt, pictures: Pictur
     The limit holds for each conversation by itself: the prompt and its longest answer.
     """
     sizes = [pictures.size(name) for name in record.images]
-    num_prompt = len(backbone.encode_prompt(record.prompt, sizes).input_ids)
     answers = [record.chosen, *record.rejected] if isinstance(record, Preference) else []
-    lengths = [len(backbone.encode_response(text)) for text in answers]
+    prompt, responses = backbone.encode_conversation(record.prompt, answers, sizes)
+    num_prompt, lengths = len(prompt.input_ids), [len(token_ids) for token_ids in responses]
     longest = num_prompt + max(lengths, default=0)
     if longest > backbone.max_length:
         raise RecordError(

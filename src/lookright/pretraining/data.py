@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from lookright.backbones.base import Backbone, TokenMap
+from lookright.backbones.prompts import shared_prompt
 from lookright.data.encode import region_coverage
 from lookright.data.loader import ResumableLoader
 from lookright.formats.base import Composer
@@ -93,14 +94,20 @@ class PhaseDataset(Dataset):
     def _example(self, prompt: AskedPrompt, number: int) -> AskedExample:
         backbone, count = self.backbone, len(prompt.pictures)
         sizes = [picture.size for picture in prompt.pictures]
+        # each question and its answer are a conversation of their own; what all of them begin with is shared
+        asked = [
+            (question, response)
+            for text, answer, _ in prompt.questions
+            for question, (response,) in [backbone.encode_conversation(prompt.prefix + text, [answer], sizes)]
+        ]
+        shared = shared_prompt([question for question, _ in asked])
         responses = []
-        for text, answer, _ in prompt.questions:
-            question = backbone.encode_continuation(text)
-            token_ids = torch.cat([question, backbone.encode_response(answer)])
-            responses.append(Response(token_ids=token_ids, num_unscored=len(question)))
+        for question, response in asked:
+            rest = question.input_ids[len(shared.input_ids) :]
+            responses.append(Response(token_ids=torch.cat([rest, response]), num_unscored=len(rest)))
         example = Example(
             id=str(number),
-            prompt=backbone.encode_prefix(prompt.prefix, sizes),
+            prompt=shared,
             pixels=[backbone.preprocess(picture, count) for picture in prompt.pictures],
             responses=responses,
             label=prompt.format,

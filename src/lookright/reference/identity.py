@@ -87,8 +87,8 @@ def _numbers_only(config: Any) -> Any:
 
 def _prompt_identity(backbone: Backbone) -> str:
     """What the template and the tokenizer make of a fixed text. Other texts are looked after by their own keys."""
-    prompt = backbone.encode_prompt(_PROBE_TEXT, [_probe_picture().size])
-    response = backbone.encode_response(_PROBE_TEXT.replace(IMAGE_PLACEHOLDER, ""))
+    answer = _PROBE_TEXT.replace(IMAGE_PLACEHOLDER, "")
+    prompt, (response,) = backbone.encode_conversation(_PROBE_TEXT, [answer], [_probe_picture().size])
     return hash_tensors({"prompt": prompt.input_ids, "response": response})
 
 

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from lookright.attention import PackedCall, RowRecorder, build_layout
 from lookright.backbones.ixc25 import Ixc25Backbone, Ixc25ForCausalLM
-from lookright.backbones.ixc25.tokenizer import JsonTokenizer, SentencePieceTokenizer, load_tokenizer
+from lookright.backbones.ixc25.tokenizer import load_tokenizer
+from lookright.backbones.tokenizer import JsonTokenizer, SentencePieceTokenizer
 from lookright.errors import ConfigError, RecordError
 
 OPENING, CLOSING = "[UNUSED_TOKEN_146]user\n", "[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
 
 
 def _ids(backbone: Ixc25Backbone, text: str) -> list[int]:
-    return backbone.tokenizer.encode(text)
+    return backbone.text_tokenizer.encode(text)
 
 
 # ---- prompts ----
@@ -62,18 +63,11 @@ def test_adjacent_pictures_and_text_alone(ixc25: Ixc25Backbone) -> None:
     assert text.input_ids.tolist() == [ixc25.config.bos_token_id, *_ids(ixc25, OPENING + "what color?" + CLOSING)]
 
 
-def test_a_prefix_and_its_continuation_make_the_prompt(ixc25: Ixc25Backbone) -> None:
-    sizes = [(84, 84), (84, 160)]
-    whole = ixc25.encode_prompt("Image1:<image>\nImage2:<image>\nIn Image2, what color?", sizes)
-    prefix = ixc25.encode_prefix("Image1:<image>\nImage2:<image>", sizes)
-    rest = ixc25.encode_continuation("\nIn Image2, what color?")
-    assert torch.equal(torch.cat([prefix.input_ids, rest]), whole.input_ids)
-    assert prefix.image_spans == whole.image_spans
-
-
 def test_responses_end_their_turn(ixc25: Ixc25Backbone) -> None:
-    response = ixc25.encode_response("red circle")
-    end = ixc25.tokenizer.piece_id("[UNUSED_TOKEN_145]")
+    asked = ixc25.encode_prompt("<image> what color?", [(84, 84)])
+    prompt, (response,) = ixc25.encode_conversation("<image> what color?", [" red circle\n"], [(84, 84)])
+    assert torch.equal(prompt.input_ids, asked.input_ids) and prompt.image_spans == asked.image_spans
+    end = ixc25.text_tokenizer.piece_id("[UNUSED_TOKEN_145]")
     assert response.tolist() == [*_ids(ixc25, "red circle"), end]
     assert ixc25.end_token_ids == [end, ixc25.config.eos_token_id]
     assert ixc25.decode([*response.tolist(), 40, 41]) == "red circle"
@@ -83,15 +77,23 @@ def test_responses_end_their_turn(ixc25: Ixc25Backbone) -> None:
 
 @pytest.mark.parametrize(("prompt", "pictures"), [("what?", 1), ("<image>", 0), ("<image> <image>", 3)])
 def test_a_wrong_number_of_placeholders_is_an_error(ixc25: Ixc25Backbone, prompt: str, pictures: int) -> None:
-    for encode in (ixc25.encode_prompt, ixc25.encode_prefix):
+    sizes = [(84, 84)] * pictures
+    for encode in (lambda: ixc25.encode_prompt(prompt, sizes), lambda: ixc25.encode_conversation(prompt, ["a"], sizes)):
         with pytest.raises(RecordError) as caught:
-            encode(prompt, [(84, 84)] * pictures)
+            encode()
         assert caught.value.reason == "placeholders"
 
 
-def test_text_that_holds_the_picture_token_is_an_error(ixc25: Ixc25Backbone) -> None:
+def test_text_that_gives_the_picture_token_is_an_error(ixc25: Ixc25Backbone) -> None:
+    ixc25.image_token_id = ixc25.text_tokenizer.encode("assistant")[0]
     with pytest.raises(RecordError, match="stands for picture rows"):
-        ixc25.encode_response("an <image> in the answer")
+        ixc25.encode_prompt("what color?", [])
+
+
+def test_a_placeholder_in_an_answer_stays_text(ixc25: Ixc25Backbone) -> None:
+    prompt, (response,) = ixc25.encode_conversation("<image>", ["an <image> </s>"], [(84, 84)])
+    assert len(prompt.image_spans) == 1 and ixc25.image_token_id not in response
+    assert ixc25.decode(response.tolist()) == "an <image> </s>"
 
 
 # ---- the sentencepiece file ----
@@ -150,7 +152,8 @@ def test_a_backbone_on_the_sentencepiece_file(sentencepiece_file: Path, make_mod
     expected = [1, *tokenizer.encode(OPENING + "Image1 "), *[0] * 25, *tokenizer.encode("; Which?" + CLOSING)]
     assert encoded.input_ids.tolist() == expected
     assert backbone.end_token_ids == [tokenizer.piece_id("[UNUSED_TOKEN_145]"), 2]
-    assert backbone.decode(backbone.encode_response("red blue").tolist()) == "red blue"
+    _, (response,) = backbone.encode_conversation("<image> Which?", ["red blue"], [(50, 50)])
+    assert backbone.decode(response.tolist()) == "red blue"
     backbone.save_pretrained(backbone.build(), tmp_path / "copy")
     again = Ixc25Backbone(path=str(tmp_path / "copy"))
     assert torch.equal(again.encode_prompt("Image1 <image>; Which?", [(50, 50)]).input_ids, encoded.input_ids)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lookright.attention import use_lookright_attention
-from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.backbones.base import Backbone
 from lookright.backbones.folder import check_folder
 from lookright.backbones.ixc25.checkpoint import load_checkpoint, save_checkpoint
 from lookright.backbones.ixc25.configuration import Ixc25Config
@@ -27,10 +27,9 @@ from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM
 from lookright.backbones.ixc25.suffix_layer import suffix_layer_forward
 from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
-from lookright.backbones.prompts import check_placeholders, expand_images
 from lookright.backbones.quantization import check_quantization, require_bitsandbytes
-from lookright.errors import ConfigError, RecordError
-from lookright.types import IMAGE_PLACEHOLDER, Size
+from lookright.errors import ConfigError
+from lookright.types import Size
 
 SMALL_FILES = ["config.json", "tokenizer.model", "tokenizer.json"]
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json"]
@@ -70,11 +69,13 @@ class Ixc25Backbone(Backbone):
         self.quantization = check_quantization(quantization)
         self.folder = _local_folder(self.path, SMALL_FILES)
         self.config = Ixc25Config.from_pretrained(self.folder)
-        self.tokenizer = load_tokenizer(self.folder, self.config.vocab_size)
+        self.text_tokenizer = load_tokenizer(self.folder, self.config.vocab_size)
         self.num_layers = self.config.num_hidden_layers
         eos = self.config.eos_token_id
-        self.end_token_ids = [self.tokenizer.piece_id(END_OF_TURN), *(eos if isinstance(eos, list) else [eos])]
+        self.end_token_ids = [self.text_tokenizer.piece_id(END_OF_TURN), *(eos if isinstance(eos, list) else [eos])]
         self.pad_token_id = self.config.pad_token_id
+        self.bos_token_id = self.config.bos_token_id
+        self.image_token_id = self.config.image_token_id
 
     def tile_plan(self, size: Size, num_pictures: int) -> TilePlan:
         """Tiles of one picture of `size`; raises RecordError (reason `picture_shape`) for an extreme strip."""
@@ -89,27 +90,15 @@ class Ixc25Backbone(Backbone):
         """float32[3, tiles_down * tile, tiles_across * tile], normalised, padded with white."""
         return transform_picture(image, self.tile_plan(image.size, num_pictures))
 
-    def encode_prompt(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """BOS, the user's turn, the opening of the assistant's; every stretch of text tokenised by itself."""
-        return self._encode(TURN_OPENING, prompt, TURN_CLOSING, sizes)
-
-    def encode_prefix(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """The open user turn; equal to the start of `encode_prompt` where it ends in a picture."""
-        return self._encode(TURN_OPENING, prompt, "", sizes)
-
-    def encode_continuation(self, text: str) -> Tensor:
-        """The rest of the user's turn and the opening of the assistant's: int64[N]."""
-        return self._text_ids(text + TURN_CLOSING)
-
-    def encode_response(self, text: str) -> Tensor:
-        """The answer and the end-of-turn token: int64[N]."""
-        return torch.cat([self._text_ids(text), torch.tensor(self.end_token_ids[:1])])
+    def conversation_text(self, prompt: str, answer: str | None) -> str:
+        """The user's turn and the assistant's, whose text is stripped as the official training strips it."""
+        return f"{TURN_OPENING}{prompt}{TURN_CLOSING}{'' if answer is None else answer.strip()}"
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text before the first end token."""
         ids = [int(token) for token in token_ids]
         stop = next((i for i, token in enumerate(ids) if token in self.end_token_ids), len(ids))
-        return self.tokenizer.decode(ids[:stop]).strip()
+        return self.text_tokenizer.decode(ids[:stop]).strip()
 
     def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
@@ -151,25 +140,6 @@ class Ixc25Backbone(Backbone):
         """Write weights and configuration in the official layout, and the tokenizer."""
         save_checkpoint(model, Path(folder))
         copy_tokenizer(self.folder, Path(folder))
-
-    def _encode(self, opening: str, prompt: str, closing: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        check_placeholders(prompt, len(sizes))
-        texts = f"{opening}{prompt}{closing}".split(IMAGE_PLACEHOLDER)
-        parts = [self._text_ids(text) for text in texts]
-        parts[0] = torch.cat([torch.tensor([self.config.bos_token_id]), parts[0]])
-        counts = [self.token_map(size, len(sizes)).num_tokens for size in sizes]
-        return expand_images(parts, counts, self.config.image_token_id)
-
-    def _text_ids(self, text: str) -> Tensor:
-        """Ids of one stretch of text; raises RecordError where it holds the token that stands for pictures."""
-        ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
-        if (ids == self.config.image_token_id).any():
-            raise RecordError(
-                "placeholders",
-                f"the text {text[:80]!r} holds the token that stands for picture rows "
-                f"(id {self.config.image_token_id}); take it out of the text",
-            )
-        return ids
 
 
 def _local_folder(path: str, patterns: list[str]) -> Path:
