@@ -68,15 +68,13 @@ def _logps(logits: Tensor, ids: Tensor, mask: Tensor, start: int) -> Tensor:
 
 
 def _ratio(maps: tuple[Tensor, ...], example: Example, band: list[int]) -> Tensor:
-    """The target's share of the chosen row's image attention, a mean over the band's layers."""
+    """The target's share of the chosen rows' attention on source images, a mean over the band's layers."""
     start, count = len(example.prompt.input_ids), len(example.responses[0].token_ids)
-    image = torch.zeros(start)
-    for first, last in example.prompt.image_spans:
-        image[first:last] = 1.0
     shares = []
     for layer in band:
         rows = maps[layer][0].mean(0)[start - 1 : start - 1 + count, :start].mean(0)
-        shares.append((rows @ example.coverage) / (rows @ image))
+        on_target, on_sources = (rows @ example.coverage).unbind(-1)
+        shares.append(on_target / on_sources)
     return torch.stack(shares).mean()
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from lookright.backbones.base import Backbone
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
-from lookright.data.encode import region_coverage
+from lookright.data.encode import look_coverage
 from lookright.data.records import write_jsonl
 from lookright.decoding.prefill import DecoderInput
 from lookright.packed.batch import Example, Response
@@ -96,12 +96,15 @@ def make_input(backbone: Backbone, num_images: int, target: int = 0, seed: int =
     """A question about one of several noise pictures of different shapes."""
     sizes = SIZES[:num_images]
     prompt = backbone.encode_prompt(question_text(num_images, target), sizes)
-    # the box leaves a margin, so that some tokens are covered in part
-    region = Region(picture=target, box=(5, 3, sizes[target][0] - 4, sizes[target][1]), source="s")
+    # the boxes leave a margin, so that some tokens are covered in part and some image tokens by no source at all
+    regions = [
+        Region(picture=number, box=(5, 3, width - 4, height), source="s")
+        for number, (width, height) in enumerate(sizes)
+    ]
     return DecoderInput(
         prompt=prompt,
         pixels=[backbone.preprocess(noise(size, seed + number), num_images) for number, size in enumerate(sizes)],
-        coverage=region_coverage(backbone, prompt, region, sizes),
+        coverage=look_coverage(backbone, prompt, regions, target, sizes),
     )
 
 

@@ -51,18 +51,15 @@ def plain_logps(stock: nn.Module, examples: Sequence[Example]) -> Tensor:
     return torch.stack(values)
 
 
-def plain_ratios(stock: nn.Module, example: Example, response: Response, num_rows: int | None = None) -> Tensor:
+def plain_ratios(stock: nn.Module, example: Example, response: Response, rows: slice = slice(None)) -> Tensor:
     """The attention ratio of one response in every layer, from the whole maps: float[num_layers].
 
-    `num_rows` takes the first of the rows that predict the response; None takes all of them.
+    `rows` picks from the rows that predict the response.
     """
     length = len(example.prompt.input_ids)
-    image = torch.zeros(length, dtype=torch.bool)
-    for start, stop in example.prompt.image_spans:
-        image[start:stop] = True
     ratios = []
     for maps in row_output(stock, example, response, attentions=True).attentions:
-        rows = maps[0].mean(0)[length - 1 + response.num_unscored : -1, :length][:num_rows]
-        mean_row = rows.mean(0)
-        ratios.append((mean_row * example.coverage).sum() / mean_row[image].sum())
+        mean_row = maps[0].mean(0)[length - 1 + response.num_unscored : -1, :length][rows].mean(0)
+        on_target, on_sources = mean_row @ example.coverage.to(mean_row.dtype)
+        ratios.append(on_target / on_sources)
     return torch.stack(ratios)

@@ -6,6 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lookright.errors import ConfigError
+
+RATIO_ROWS = ("response", "generated", "first")
+"""Rows that an attention ratio may be read from: all that predict a token of the response; those whose query is a
+generated token, so all but the first (the released selection, by which an answer of one word is judged where its end
+is predicted); the first alone."""
+
+
+def check_rows(kind: str, key: str = "ratio_rows") -> str:
+    """Return `kind`; raises ConfigError naming `key` where it is none of `RATIO_ROWS`."""
+    if kind not in RATIO_ROWS:
+        raise ConfigError(f"{key}={kind!r}; valid: {', '.join(RATIO_ROWS)}")
+    return kind
+
 
 @dataclass(slots=True, kw_only=True)
 class ScoredTokens:
@@ -23,6 +37,14 @@ class ScoredTokens:
     def firsts(self) -> Tensor:
         """True where a response's first scored token is predicted: bool[N]."""
         return torch.cat([torch.ones_like(self.owner[:1], dtype=torch.bool), self.owner[1:] != self.owner[:-1]])
+
+    def rows_of(self, kind: str) -> Tensor:
+        """True for the rows of a kind in `RATIO_ROWS`: bool[N]. A response of one token has its first row alone."""
+        assert kind in RATIO_ROWS, kind
+        if kind == "response":
+            return torch.ones_like(self.owner, dtype=torch.bool)
+        firsts = self.firsts()
+        return firsts if kind == "first" else ~firsts | (self.counts()[self.owner] == 1)
 
     def counts(self) -> Tensor:
         """Scored tokens of each response: int64[num_responses]."""

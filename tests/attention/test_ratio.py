@@ -44,17 +44,20 @@ def test_ratio_equals_eager_maps_in_every_layer_and_band(llava: LlavaBackbone, d
 
 
 @torch.no_grad()
-def test_ratio_of_the_first_row_alone(llava: LlavaBackbone) -> None:
-    """What decides the first answer token; also where the response follows a further question."""
+def test_ratio_of_some_rows_alone(llava: LlavaBackbone) -> None:
+    """The row that decides the first answer token, and all but it; also where the response follows a further question."""
     examples = ragged_examples(llava)
     examples[0].responses[0] = response_after(llava, "In Image2, is there a circle?", "no")
     model = lively_model(llava)
     batch = pack(examples)
     features = llava.encode_images(model, batch.pixels)
     stock = stock_model(llava, model)
-    for num_rows, name in ((1, "first"), (None, "response")):
+    for rows, name in ((slice(1), "first"), (slice(None), "response"), (slice(1, None), "generated")):
         found = packed_forward(llava, model, batch, features, [1, 5], name).attention_ratio
-        maps = [plain_ratios(stock, example, example.responses[0], num_rows) for example in examples]
+        # a response of one token has its first row alone
+        taken = [slice(1) if name == "generated" and number == 2 else rows for number in range(len(examples))]
+        pairs = zip(examples, taken, strict=True)
+        maps = [plain_ratios(stock, example, example.responses[0], rows) for example, rows in pairs]
         wanted = torch.stack(maps)[:, [1, 5]].mean(1)
         assert_close(found, wanted, atol=1e-5, why=ROUNDING, name=f"ratio of the rows {name}")
 

@@ -68,7 +68,7 @@ def test_batches_are_the_records_packed(llava: LlavaBackbone, tmp_path: Path) ->
     assert [batch.ids for batch in batches] == [[f"pair-{index}" for index in indices] for indices in order]
     assert all(isinstance(batch, PackedBatch) for batch in batches)
     wanted = pack([data.train_set[index] for index in order[0]])
-    assert torch.equal(batches[0].input_ids, wanted.input_ids) and torch.equal(batches[0].weights, wanted.weights)
+    assert torch.equal(batches[0].input_ids, wanted.input_ids) and torch.equal(batches[0].coverage, wanted.coverage)
 
 
 def test_a_budget_of_tokens_counts_row_tokens(llava: LlavaBackbone, tmp_path: Path) -> None:

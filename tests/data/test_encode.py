@@ -47,15 +47,18 @@ def test_coverage_lies_on_the_target(llava: LlavaBackbone, loaded: RecordSet) ->
     example = encode_preference(llava, record, loaded.pictures)
     start, stop = example.prompt.image_spans[record.target]
     size = loaded.pictures.size(record.images[record.target])
-    assert torch.equal(example.coverage[start:stop], llava.token_map(size, 2).coverage(record.regions[1].box))
-    assert example.coverage.sum() == example.coverage[start:stop].sum() > 0
+    wanted = llava.token_map(size, 2).coverage(record.regions[1].box)
+    assert torch.equal(example.coverage[start:stop, 0], wanted)
+    assert example.coverage[:, 0].sum() == wanted.sum() > 0
 
 
 def test_two_regions_of_one_picture_share_its_tokens(llava: LlavaBackbone) -> None:
     """As in a collage: left and right half of a square picture, a third of 9 tokens each and 3 between them."""
     prompt = llava.encode_prompt("<image>\nIn Image2, red?", [(90, 90)])
     halves = [(0, 0, 45, 90), (45, 0, 90, 90)]
-    left, right = (region_coverage(llava, prompt, Region(picture=0, box=box, source="s"), [(90, 90)]) for box in halves)
+    left, right = (
+        region_coverage(llava, prompt, [Region(picture=0, box=box, source="s")], [(90, 90)]) for box in halves
+    )
     start, stop = prompt.image_spans[0]
     assert left[start:stop].tolist() == [1, 0.5, 0] * 3 and right[start:stop].tolist() == [0, 0.5, 1] * 3
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lookright.attention import even_ratio
 from lookright.backbones.llava import LlavaBackbone
 from lookright.decoding.adaptive import AdaptiveDecoder
 from lookright.decoding.decoder import Answer, Decoder, Sampling
@@ -29,7 +30,7 @@ def two_generations(
     sure = confidence(slow, item)
     factor = options["alpha_low"] if sure < options.get("threshold", 0.5) else options["alpha_high"]
     image = item.prompt.input_ids == llava.config.image_token_id
-    scope = item.coverage if options.get("scope") == "target" else image.double()
+    scope = item.coverage[:, 0] if options.get("scope") == "target" else image.double()
     layers = options.get("layers")
     state = Scaled(
         factors=1 + (factor - 1) * scope.double(),
@@ -39,7 +40,8 @@ def two_generations(
     with scaled(state):
         ids = slow_generate(slow, item, llava, max_new_tokens=NUM_TOKENS, **generate)
     row = state.maps[llava.num_layers // 2]
-    ratio = float((row * item.coverage).sum() / row[image].sum())
+    on_target, on_sources = row @ item.coverage.to(row.dtype)
+    ratio = float(on_target / on_sources)
     return Answer(text=llava.decode(ids), token_ids=ids, confidence=sure, factor=factor, attention_ratio=ratio)
 
 
@@ -145,7 +147,7 @@ def test_sharpening_the_target_raises_the_reported_ratio(
         decoder = AdaptiveDecoder(1, alpha_low=factor, alpha_high=factor, scope=scope, layers=layers)
         return torch.tensor([answer.attention_ratio for answer in decoder.answer(llava, model, inputs)])
 
-    covered = [float(item.coverage.sum()) / (9 * len(item.pixels)) for item in inputs]
+    covered = [float(even_ratio(item.coverage)) for item in inputs]
     half = llava.num_layers // 2
     assert_close(ratios(0.0, "all"), torch.tensor(covered), atol=1e-5, why="equal logits on all picture tokens")
     assert (ratios(0.0, "all", [half - 1]) - ratios(0.0, "all")).abs().max() > 0.01

@@ -68,7 +68,8 @@ def test_files_agree_with_each_other_and_with_the_summary(unbroken: Path) -> Non
         for shared in ("images", "prompt", "format", "target", "regions", "provenance"):
             assert pair[shared] == prompts[key][shared]
         assert pair["scores"]["attention_ratio"] == answers[key]["attention_ratio"]
-        assert set(pair["scores"]) == {"attention_ratio", "perplexity", "length_ratio", "edit_distance"}
+        assert set(pair["scores"]) == {"attention_ratio", "even_ratio", "perplexity", "length_ratio", "edit_distance"}
+        assert pair["scores"]["even_ratio"] == answers[key]["even_ratio"]
         for name in pair["images"]:
             Image.open(unbroken / name).verify()
 

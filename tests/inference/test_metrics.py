@@ -73,7 +73,7 @@ def test_running_mean() -> None:
 def filled() -> Metrics:
     metrics = Metrics()
     for _ in range(3):
-        metrics.add(format_name="sequence", num_images=2, correct=True, attention_ratio=0.8)
+        metrics.add(format_name="sequence", num_images=2, correct=True, attention_ratio=0.8, even_ratio=0.5)
     metrics.add(
         format_name="sequence", num_images=3, correct=False, attention_ratio=0.2, error_kind="sequence_confusion"
     )
@@ -103,6 +103,8 @@ def test_accuracies_in_percent() -> None:
 def test_ratios_and_errors() -> None:
     found = filled().result()
     assert found["attention_ratio"]["sequence"]["value"] == pytest.approx(0.65)
+    assert found["attention_ratio"]["sequence"]["even"] == pytest.approx(0.5)
+    assert found["attention_ratio"]["grid_collage"]["even"] is None
     assert found["attention_ratio"]["multi_image"]["value"] == pytest.approx(3.9 / 7)
     assert found["attention_ratio"]["single_image"]["num_questions"] == 1
     errors = found["errors"]

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from lookright.backbones.base import EncodedPrompt
@@ -14,7 +15,7 @@ def by_hand() -> PackedBatch:
         prompt=EncodedPrompt(input_ids=torch.tensor([10, 11, 12]), image_spans=[(1, 2)]),
         pixels=[torch.zeros(3, 2, 2)],
         responses=[Response(token_ids=torch.tensor([20, 21, 22])), Response(token_ids=torch.tensor([30]))],
-        coverage=torch.tensor([0.0, 0.25, 0.0]),
+        coverage=torch.tensor([[0.0, 0.0], [0.25, 0.75], [0.0, 0.0]]),
         label="sequence",
     )
     second = Example(
@@ -32,7 +33,8 @@ def test_the_row_by_hand() -> None:
     assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 40, 50]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1]]
     assert batch.image_mask.tolist() == [[False, True, False, False, False, False, False]]
-    assert batch.weights.tolist() == [[0, 0], [0.25, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]]
+    assert batch.coverage.tolist() == [[0, 0], [0.25, 0.75], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]]
+    assert batch.even_ratio[0] == pytest.approx(1 / 3) and batch.even_ratio[1].isnan()
     assert batch.has_target.tolist() == [True, False] and batch.labels == ["sequence", ""]
     assert len(batch.pixels) == 1 and batch.num_prompts == 2
 
@@ -62,7 +64,7 @@ def test_positions_restart_for_every_response(llava: LlavaBackbone) -> None:
 def test_moving_reaches_every_tensor() -> None:
     batch = by_hand()
     moved = move(batch, torch.device("meta"))
-    tensors = [moved.input_ids, moved.weights, moved.scored.rows, moved.layout.suffix_index, *moved.layout.visible]
+    tensors = [moved.input_ids, moved.coverage, moved.scored.rows, moved.layout.suffix_index, *moved.layout.visible]
     assert all(tensor.device.type == "meta" for tensor in [*tensors, *moved.pixels])
     assert moved.ids == batch.ids and moved.layout.groups == batch.layout.groups
 
@@ -70,12 +72,12 @@ def test_moving_reaches_every_tensor() -> None:
 def test_coverage_lies_on_the_targets_tokens(llava: LlavaBackbone) -> None:
     examples = [make_example(llava, 2, ["red", "blue"]), make_example(llava, 3, ["red", "blue"], target=2)]
     batch = pack(examples)
-    covered, image = batch.weights[:, 0], batch.weights[:, 1]
+    covered, sources = batch.coverage.unbind(1)
     start, stop = examples[1].prompt.image_spans[2]
     offset = examples[0].num_tokens
     outside = torch.ones(len(covered), dtype=torch.bool)
     outside[offset + start : offset + stop] = False
     outside[:offset] = False
     assert covered[offset:].sum() > 0 and covered[offset:][outside[offset:]].sum() == 0
-    assert (covered <= image).all()
-    assert_close(image.sum(), torch.tensor(5.0 * 9), atol=0, why="counts")
+    assert (covered <= sources).all() and (sources <= batch.image_mask[0]).all()
+    assert_close(batch.image_mask.sum(), torch.tensor(5.0 * 9), atol=0, why="counts")

@@ -12,6 +12,7 @@ from PIL import Image
 from lookright.reports.charts import Whisker, histogram, interval_rows, nice_ceiling
 from lookright.reports.heat import colours, heat_scale, overlay
 from lookright.reports.markup import Html, page, table, tag
+from lookright.reports.parts import ratio_text, score_line
 from lookright.reports.pictures import data_uri, outlined
 from lookright.reports.sampling import Spread
 from lookright.types import Region
@@ -131,3 +132,10 @@ def test_overlapping_views_add_up() -> None:
     assert shown[20, 10].sum() > shown[20, 30].sum()
     overlay(picture, [], longest=40)  # no attention at all is no error
     assert colours(np.array([0.0, 1.0])).tolist() == [[20, 11, 53], [252, 250, 164]]
+
+
+def test_a_ratio_stands_beside_that_of_an_even_look() -> None:
+    assert ratio_text(0.618, 1 / 3) == "0.62 (even 0.33)"
+    assert ratio_text(0.5, None) == "0.50" and ratio_text(None, 0.5) is None
+    line = str(score_line({"attention_ratio": 0.25, "even_ratio": 0.5, "perplexity": None}))
+    assert "attention ratio 0.25 (even 0.50)" in line and "perplexity" not in line and line.count("even") == 1

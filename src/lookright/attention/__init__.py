@@ -3,7 +3,7 @@
 from lookright.attention.interface import ATTENTION_NAME, use_lookright_attention
 from lookright.attention.layout import PackedLayout, build_layout
 from lookright.attention.packed import PackedCall, suffix_attention
-from lookright.attention.rows import RowRecorder, attention_ratio
+from lookright.attention.rows import SOURCES, TARGET, RowRecorder, attention_ratio, even_ratio
 from lookright.attention.scaling import ImageScaling, scaled_image_attention
 
 __all__ = [
@@ -11,9 +11,12 @@ __all__ = [
     "ImageScaling",
     "PackedCall",
     "PackedLayout",
+    "SOURCES",
+    "TARGET",
     "RowRecorder",
     "attention_ratio",
     "build_layout",
+    "even_ratio",
     "scaled_image_attention",
     "suffix_attention",
     "use_lookright_attention",

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from lookright.attention.layout import PackedLayout
 
+TARGET, SOURCES = 0, 1
+"""Columns of a prompt's coverage: what the target region covers of each token, and what all regions together do."""
+
 
 class RowRecorder:
     """Collects, in chosen decoder layers, how much attention each suffix row gives to weighted keys.
 
-    `weights`: float[T, C], C weightings of the row's tokens (a region's coverage, the image mask ...);
+    `weights`: float[T, C], C weightings of the row's tokens (the coverage of regions);
     None records the head-averaged probabilities themselves, for heat maps. What is recorded carries
     gradient. Under gradient checkpointing a layer runs twice; the first recording is the one that counts.
     """
@@ -53,13 +56,28 @@ class RowRecorder:
 
 
 def attention_ratio(masses: Tensor, rows: Tensor, owner: Tensor, num_owners: int) -> Tensor:
-    """Share of the image attention that falls on the target, per response: float[num_owners] in [0, 1].
+    """Share of the attention on source images that falls on the target, per response: float[num_owners] in [0, 1].
 
-    `masses`: float[num_layers, sum S, 2], the attention of each row on the target and on all image
-    tokens; `rows`: int64[N], rows that predict response tokens; `owner`: int64[N], whose they are.
-    A(region) is the mean over those rows (and heads), the ratio is taken per layer, then averaged over
-    the layers (METHOD: attention ratio). An owner without rows gets NaN.
+    `masses`: float[num_layers, sum S, 2], the attention of each row on the target and on the union of all source
+    images (columns `TARGET` and `SOURCES`); `rows`: int64[N], rows that predict response tokens; `owner`: int64[N],
+    whose they are. A(region) is the mean over those rows (and heads), the ratio is taken per layer, then averaged
+    over the layers. Padding, margins and labels are in neither part, so that a model that looks at the target alone
+    has 1, whatever the pictures' aspect. An owner without rows or sources gets NaN, and no
+    gradient. Source: MIA-DPO (arXiv 2410.17637), which divides by the attention on whole pictures, padding with it.
     """
     picked = masses[:, rows].float()
     summed = picked.new_zeros(masses.shape[0], num_owners, 2).index_add(1, owner, picked)
-    return (summed[..., 0] / summed[..., 1]).mean(0)
+    on_sources = summed[..., SOURCES]
+    known = on_sources > 0
+    # 0 / 0 would be NaN in the gradients too, of whatever else is in the batch
+    ratio = summed[..., TARGET] / torch.where(known, on_sources, 1.0)
+    return ratio.masked_fill(~known, float("nan")).mean(0)
+
+
+def even_ratio(coverage: Tensor) -> Tensor:
+    """The attention ratio of an even look at all source tokens: float[..., L, 2] -> float[...], NaN without sources.
+
+    It is the target's share of the covered token area: 1/n for n equal images.
+    """
+    summed = coverage.sum(-2)
+    return summed[..., TARGET] / summed[..., SOURCES]

@@ -37,6 +37,7 @@ class GenerateConfig:
     filters: dict[str, Any] = field(default_factory=dict)
     noise: Any = None
     ratio_layer: int | None = None
+    ratio_rows: str = "response"
     on_bad_record: str = "error"
     stage: str = "all"
     shard: ShardConfig = field(default_factory=ShardConfig)
@@ -79,6 +80,7 @@ class InferConfig:
     data: Any = MISSING
     decode: Any = MISSING
     ratio_layer: int | None = None
+    ratio_rows: str = "response"
     batch_size: int = 16
     num_threads: int | None = None
     device: str = "auto"

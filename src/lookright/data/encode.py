@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.boxes import disjoint
 from lookright.data.pictures import Pictures
 from lookright.decoding.prefill import DecoderInput
 from lookright.errors import RecordError
@@ -13,12 +14,28 @@ from lookright.packed.batch import Example, Response
 from lookright.types import Preference, Prompt, Region, Size
 
 
-def region_coverage(backbone: Backbone, prompt: EncodedPrompt, region: Region, sizes: Sequence[Size]) -> Tensor:
-    """Share of each prompt token that the region covers: float32[L], 0 on text."""
+def region_coverage(
+    backbone: Backbone, prompt: EncodedPrompt, regions: Sequence[Region], sizes: Sequence[Size]
+) -> Tensor:
+    """Share of each prompt token that the union of the regions covers: float32[L] in [0, 1], 0 on text.
+
+    A token that regions cover in part counts in part; where they overlap it counts once.
+    """
     coverage = torch.zeros(len(prompt.input_ids))
-    start, stop = prompt.image_spans[region.picture]
-    coverage[start:stop] = backbone.token_map(sizes[region.picture], len(sizes)).coverage(region.box)
+    for number, (start, stop) in enumerate(prompt.image_spans):
+        boxes = disjoint([region.box for region in regions if region.picture == number])
+        if boxes:
+            token_map = backbone.token_map(sizes[number], len(sizes))
+            coverage[start:stop] = torch.stack([token_map.coverage(box) for box in boxes]).sum(0)
     return coverage
+
+
+def look_coverage(
+    backbone: Backbone, prompt: EncodedPrompt, regions: Sequence[Region], target: int, sizes: Sequence[Size]
+) -> Tensor:
+    """What the attention ratio weighs: float32[L, 2], the target's coverage and that of all source images together."""
+    of_target = region_coverage(backbone, prompt, [regions[target]], sizes)
+    return torch.stack([of_target, region_coverage(backbone, prompt, regions, sizes)], dim=1)
 
 
 def encode_preference(backbone: Backbone, record: Preference, pictures: Pictures) -> Example:
@@ -38,7 +55,7 @@ def encode_answer(backbone: Backbone, record: Prompt, answer_ids: Sequence[int],
 
 
 def encode_question(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> DecoderInput:
-    """A prompt to answer: its tokens, its pictures, and the target's coverage where the geometry is known."""
+    """A prompt to answer: its tokens, its pictures, and `look_coverage` where the geometry is known."""
     sizes = [pictures.size(name) for name in record.images]
     return _shown(backbone, record, backbone.encode_prompt(record.prompt, sizes), pictures)
 
@@ -59,7 +76,7 @@ def _shown(backbone: Backbone, record: Preference | Prompt, prompt: EncodedPromp
     return DecoderInput(
         prompt=prompt,
         pixels=[backbone.preprocess(pictures.open(name), len(record.images)) for name in record.images],
-        coverage=region_coverage(backbone, prompt, record.regions[record.target], sizes) if known else None,
+        coverage=look_coverage(backbone, prompt, record.regions, record.target, sizes) if known else None,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lookright.attention import ImageScaling, scaled_image_attention
+from lookright.attention import SOURCES, TARGET, ImageScaling, scaled_image_attention
 from lookright.backbones.base import Backbone
 from lookright.decoding.decoder import Decoder, Sampling
 from lookright.decoding.prefill import Prefill
@@ -58,15 +58,14 @@ class AdaptiveDecoder(Decoder):
     def looking(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[ImageScaling]:
         """Scale inside generation; beams share their prompt's factors."""
         image = state.image_mask.float()
-        if self.scope == "target" and not (state.coverage.sum(1) > 0).all():
+        if self.scope == "target" and not _known(state).all():
             raise ConfigError("decode.scope=target needs a record with target and regions; set decode.scope=all")
-        scope = image if self.scope == "all" else state.coverage
+        scope = image if self.scope == "all" else state.coverage[..., TARGET]
         factors = 1.0 + (self.factors(state)[:, None] - 1.0) * scope
-        watch = torch.stack([state.coverage, image], dim=-1)
         layers = None if self.layers is None else layer_band(backbone.num_layers, self.layers, key="decode.layers")
         scaling = ImageScaling(
             factors=factors.repeat_interleave(self.num_beams, 0),
-            watch=watch.repeat_interleave(self.num_beams, 0),
+            watch=state.coverage.repeat_interleave(self.num_beams, 0),
             layers=None if layers is None else frozenset(layers),
             every_step=self.steps == "every",
         )
@@ -75,9 +74,15 @@ class AdaptiveDecoder(Decoder):
     def details(self, state: Prefill, scaling: ImageScaling) -> list[dict[str, Any]]:
         """Factor and attention ratio, the latter at half depth as for selection."""
         masses = scaling.masses[half_depth(len(scaling.masses))][:: self.num_beams]
-        ratios = (masses[:, 0] / masses[:, 1]).tolist()
-        known = (state.coverage.sum(1) > 0).tolist()
+        ratios = (masses[:, TARGET] / masses[:, SOURCES]).tolist()
         return [
             {"factor": factor, "attention_ratio": ratio if has_target else None}
-            for factor, ratio, has_target in zip(self.factors(state).tolist(), ratios, known, strict=True)
+            for factor, ratio, has_target in zip(
+                self.factors(state).tolist(), ratios, _known(state).tolist(), strict=True
+            )
         ]
+
+
+def _known(state: Prefill) -> torch.Tensor:
+    """Prompts whose target is known: bool[B]."""
+    return state.coverage[..., TARGET].sum(1) > 0

@@ -16,8 +16,8 @@ from lookright.backbones.cache_name import CACHE
 class DecoderInput:
     """A prompt to answer.
 
-    `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L], share of each prompt token that the
-    target covers, None where it is unknown.
+    `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L, 2], share of each prompt token that the
+    target and that all source images cover, None where that is unknown.
     """
 
     prompt: EncodedPrompt
@@ -28,7 +28,7 @@ class DecoderInput:
 @dataclass(slots=True, kw_only=True)
 class Prefill:
     """B prompts after their pass: `input_ids`, `attention_mask` int64[B, L], `image_mask` bool[B, L],
-    `coverage` float32[B, L] (0 where unknown), `logits` float32[B, V] of the first answer token, and the cache."""
+    `coverage` float32[B, L, 2] (0 where unknown), `logits` float32[B, V] of the first answer token, and the cache."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -84,5 +84,5 @@ def _image_mask(prompt: EncodedPrompt) -> Tensor:
 
 
 def _coverage(item: DecoderInput, length: int) -> Tensor:
-    covered = torch.zeros(len(item.prompt.input_ids)) if item.coverage is None else item.coverage
-    return _left_pad(covered, length, 0.0)
+    covered = torch.zeros(len(item.prompt.input_ids), 2) if item.coverage is None else item.coverage
+    return F.pad(covered, (0, 0, length - len(covered), 0))

@@ -77,6 +77,7 @@ def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
         "intervals": {name: [round(entry["low"], 2), round(entry["high"], 2)] for name, entry in accuracy.items()},
         "questions": {name: entry["num_questions"] for name, entry in accuracy.items()},
         "attention_ratio": {name: round(entry["value"], 4) for name, entry in ratio.items()},
+        "even_ratio": {name: round(entry["even"], 4) for name, entry in ratio.items()},
     }
 
 

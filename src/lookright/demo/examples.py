@@ -48,6 +48,7 @@ def compared_examples(folder: Path, test_files: Sequence[Path], per_format: int 
                     tuned_correct=True,
                     base_ratio=base[prompt.id]["attention_ratio"],
                     tuned_ratio=tuned[prompt.id]["attention_ratio"],
+                    even_ratio=tuned[prompt.id]["even_ratio"],
                     base_heat=heat["base"],
                     tuned_heat=heat["tuned"],
                 )

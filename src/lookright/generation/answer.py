@@ -15,6 +15,7 @@ from lookright.data.pictures import Pictures
 from lookright.decoding.decoder import Answer, Decoder
 from lookright.decoding.prefill import DecoderInput
 from lookright.generation.noise import TargetNoise
+from lookright.logprobs import RATIO_ROWS
 from lookright.packed.batch import Example, Response, move, pack
 from lookright.packed.forward import packed_forward
 from lookright.reference.base import bare_model
@@ -26,12 +27,14 @@ from lookright.types import Prompt, Size
 class ScoredAnswer:
     """An answer with the attention ratio of its own rows, in [0, 1] or None, and its perplexity, >= 1.
 
+    `even_ratio` is what the attention ratio of an even look would be, None where that is unknown too.
     `noise` is what lay on the pictures, as `TargetNoise.describe` tells it, None where they were clean.
     """
 
     prompt: Prompt
     answer: Answer
     attention_ratio: float | None
+    even_ratio: float | None
     perplexity: float
     noise: dict[str, float | str] | None = None
 
@@ -43,6 +46,7 @@ class ScoredAnswer:
             "answer": self.answer.text,
             "num_tokens": len(self.answer.token_ids),
             "attention_ratio": self.attention_ratio,
+            "even_ratio": self.even_ratio,
             "perplexity": self.perplexity,
             "confidence": self.answer.confidence,
         }
@@ -65,7 +69,10 @@ class NoisyPictures:
 
 @dataclass(slots=True, kw_only=True)
 class Answerer:
-    """A model that answers prompts in batches of `batch_size`; `ratio_layer` is 0-based.
+    """A model that answers prompts in batches of `batch_size`.
+
+    The attention ratio is read from decoder layer `ratio_layer` (0-based), in the rows of an answer that `ratio_rows`
+    names (`logprobs.RATIO_ROWS`).
 
     The last bits of a number depend on the batch that it was computed in. So a batch of which some answers
     are `done` is answered as a whole again, and what a killed run goes on to is what it would have been.
@@ -77,6 +84,7 @@ class Answerer:
     ratio_layer: int
     batch_size: int
     noise: TargetNoise | None = None
+    ratio_rows: str = RATIO_ROWS[0]
 
     def answer(
         self, prompts: Iterable[Prompt], pictures: Pictures, done: Collection[str] = frozenset()
@@ -118,13 +126,18 @@ class Answerer:
         ]
         batch = move(pack(examples), device)
         features = self.backbone.encode_images(model, batch.pixels)
-        output = packed_forward(self.backbone, model, batch, features, [self.ratio_layer])
+        output = packed_forward(self.backbone, model, batch, features, [self.ratio_layer], self.ratio_rows)
         for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            ratio = float(output.attention_ratio[index])
             yield ScoredAnswer(
                 prompt=prompt,
                 answer=answer,
-                attention_ratio=None if math.isnan(ratio) else ratio,
+                attention_ratio=_known(output.attention_ratio[index]),
+                even_ratio=_known(batch.even_ratio[index]),
                 perplexity=math.exp(-float(output.logps[index]) / int(output.num_tokens[index])),
                 noise=None if self.noise is None else self.noise.describe(prompt),
             )
+
+
+def _known(value: torch.Tensor) -> float | None:
+    """A number, None for NaN."""
+    return None if value.isnan() else float(value)

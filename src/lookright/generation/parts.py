@@ -10,6 +10,7 @@ from lookright.errors import ConfigError
 from lookright.formats.base import Composer
 from lookright.generation.compose import check_counts
 from lookright.generation.workspace import workspace_of
+from lookright.logprobs import check_rows
 from lookright.losses.band import one_layer
 from lookright.runtime import check_adapter, pick_device, torch_dtype
 from lookright.selection.pipeline import SelectionPipeline
@@ -61,6 +62,8 @@ class GenerationParts:
         if self.backbone is not None:
             with problems:
                 self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+        with problems:
+            check_rows(config.ratio_rows)
 
     def _check_selecting(self, problems: Problems) -> None:
         filters = [problems.build(f"filters.{name}") for name, node in self.config.filters.items() if node is not None]

@@ -79,6 +79,7 @@ def _answer(parts: GenerationParts, workspace: Workspace) -> None:
             ratio_layer=parts.ratio_layer,
             batch_size=config.batch_size,
             noise=parts.noise,
+            ratio_rows=config.ratio_rows,
         )
         scored = answerer.answer_batches(_batches(workspace, skipped), pictures, written.done)
         done = len(written.done)

@@ -120,6 +120,7 @@ def candidate(prompt: Prompt, answer: dict[str, Any]) -> Candidate:
         chosen=prompt.answer,
         rejected=answer["answer"],
         attention_ratio=answer["attention_ratio"],
+        even_ratio=answer.get("even_ratio"),
         perplexity=answer["perplexity"],
     )
 

@@ -12,7 +12,7 @@ from lookright.errors import ConfigError
 CONFIG_FILE = "config.yaml"
 ONE_LOT = "all"
 COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "shortfall", "seed", "num_prompts")
-ANSWER_KEYS = (*COMPOSE_KEYS, "backbone", "adapter", "decode", "noise", "ratio_layer", "dtype")
+ANSWER_KEYS = (*COMPOSE_KEYS, "backbone", "adapter", "decode", "noise", "ratio_layer", "ratio_rows", "dtype")
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ class Metrics:
     - `accuracy`: one entry per format present, `single_image` among them, and `multi_image`, the unweighted
       mean of the multi-image formats present, whose interval `mean_of_proportions` derives;
     - `accuracy_by_num_images` and `accuracy_by_format_and_num_images`;
-    - `attention_ratio`: per format, and `multi_image`, the mean over all multi-image questions;
+    - `attention_ratio`: per format, and `multi_image`, the mean over all multi-image questions; `even` beside it is the
+      mean of what an even look would have;
     - `errors`: per format and `multi_image`, the number of wrong answers, of those that can be judged, and
       each kind's share of the judged.
 
@@ -34,6 +35,7 @@ class Metrics:
         self._right: Counter[Cell] = Counter()
         self._asked: Counter[Cell] = Counter()
         self._ratios: dict[str, RunningMean] = defaultdict(RunningMean)
+        self._even_ratios: dict[str, RunningMean] = defaultdict(RunningMean)
         self._kinds: dict[str, Counter[str | None]] = defaultdict(Counter)
 
     def add(
@@ -43,6 +45,7 @@ class Metrics:
         num_images: int,
         correct: bool,
         attention_ratio: float | None = None,
+        even_ratio: float | None = None,
         error_kind: str | None = None,
     ) -> None:
         """One prediction; no format means a single image. `error_kind` is None where right or not to be judged."""
@@ -53,6 +56,8 @@ class Metrics:
         for group in groups:
             if attention_ratio is not None:
                 self._ratios[group].add(attention_ratio)
+            if even_ratio is not None:
+                self._even_ratios[group].add(even_ratio)
             if not correct:
                 self._kinds[group][error_kind] += 1
 
@@ -79,11 +84,13 @@ class Metrics:
                 for count in counts
             },
             "accuracy_by_format_and_num_images": by_cell,
-            "attention_ratio": {
-                name: _entry(self._ratios[name].estimate(), 1.0) for name in sorted(self._ratios, key=_format_order)
-            },
+            "attention_ratio": {name: self._ratio(name) for name in sorted(self._ratios, key=_format_order)},
             "errors": {name: _errors(self._kinds[name]) for name in sorted(self._kinds, key=_format_order)},
         }
+
+    def _ratio(self, name: str) -> dict[str, Any]:
+        even = self._even_ratios[name]
+        return _entry(self._ratios[name].estimate(), 1.0) | {"even": even.mean if even.count else None}
 
     def _accuracy(self, cells: list[Cell]) -> Estimate:
         return wilson(sum(self._right[cell] for cell in cells), sum(self._asked[cell] for cell in cells))

@@ -21,6 +21,7 @@ from lookright.inference.heat import attention_heat
 from lookright.inference.matching import is_correct
 from lookright.inference.metrics import Metrics
 from lookright.inference.questions import Questions
+from lookright.logprobs import check_rows
 from lookright.losses.band import one_layer
 from lookright.reports.inference import InferenceExample, InferenceReport
 from lookright.runtime import check_adapter, load_policy, pick_device, torch_dtype
@@ -46,6 +47,7 @@ def infer(config: DictConfig) -> dict[str, Any]:
         decoder=parts.decoder,
         ratio_layer=parts.ratio_layer,
         batch_size=config.batch_size,
+        ratio_rows=config.ratio_rows,
     )
     _predict(answerer, parts.questions, folder)
     result = _report(answerer, parts.questions, folder, config.overlays)
@@ -76,6 +78,8 @@ class _Parts:
         if self.backbone is not None:
             with problems:
                 self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+        with problems:
+            check_rows(config.ratio_rows)
         problems.finish()
 
 
@@ -122,7 +126,7 @@ def _open_output(config: DictConfig) -> Path:
     """The output folder; raises ConfigError where it holds the predictions of another config."""
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    keys = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "seed")
+    keys = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed")
     plain = OmegaConf.to_container(config, resolve=True)
     path = folder / "config.yaml"
     if path.is_file() and (folder / "predictions.jsonl").is_file():
@@ -165,6 +169,7 @@ def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
         "prediction": answer.text,
         "correct": right,
         "attention_ratio": item.attention_ratio if used is None else used,
+        "even_ratio": item.even_ratio,
         "confidence": answer.confidence,
         "factor": round(answer.factor, 6),
         "error_kind": None if right else error_kind(answer.text, prompt.answer, others),
@@ -190,6 +195,7 @@ def _report(answerer: Answerer, questions: Questions, folder: Path, num_overlays
                 num_images=prompt.num_images,
                 correct=line["correct"],
                 attention_ratio=line["attention_ratio"],
+                even_ratio=line["even_ratio"],
                 error_kind=line["error_kind"],
             )
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
@@ -210,6 +216,7 @@ def _example(
         prediction=line["prediction"],
         correct=line["correct"],
         attention_ratio=line["attention_ratio"],
+        even_ratio=line["even_ratio"],
         confidence=line["confidence"],
         error_kind=line["error_kind"],
         heat=attention_heat(answerer, prompt, line["prediction"], pictures),

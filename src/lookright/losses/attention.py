@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 
 from lookright.errors import ConfigError
+from lookright.logprobs import RATIO_ROWS, check_rows
 from lookright.losses.base import PairScores, in_range, widen
-
-ROWS = ("response", "first")
 
 
 class AttentionLoss:
     """max(0, threshold - attention ratio) of the chosen response, the ratio a mean over a band of layers.
 
     Source: Attention-Aware DPO. `threshold` is a share in (0, 1]; above it a pair has neither loss nor
-    gradient. `layers` says which layers the ratio is read from (see `losses.band.layer_band`). `rows`: all
-    that predict the `response` (the source), or the `first` alone. Later rows have read part of the chosen
-    answer and can find the target by it; with answers of a word or two, such rows are half of all.
+    gradient. `layers` says which layers the ratio is read from (see `losses.band.layer_band`). `rows`: see
+    `logprobs.RATIO_ROWS`. Later rows than the first have read part of the chosen answer and can find the target by
+    it; with answers of a word or two, such rows are half of all.
     """
 
     name = "attention"
@@ -28,11 +27,9 @@ class AttentionLoss:
         self,
         threshold: float = 0.75,
         layers: Sequence[int] | Sequence[float] | None = None,
-        rows: str = ROWS[0],
+        rows: str = RATIO_ROWS[0],
     ) -> None:
-        if rows not in ROWS:
-            raise ConfigError(f"loss.attention.rows={rows!r}; valid: {', '.join(ROWS)}")
-        self.rows = rows
+        self.rows = check_rows(rows, "loss.attention.rows")
         self.threshold = in_range("loss.attention.threshold", threshold, above=0.0)
         if self.threshold > 1:
             raise ConfigError(f"loss.attention.threshold={threshold!r} is out of range; a ratio lies in (0, 1]")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lookright.errors import ConfigError
-from lookright.losses.attention import ROWS
+from lookright.logprobs import RATIO_ROWS
 from lookright.losses.base import PairScores, Term, in_range
 
 
@@ -45,7 +45,8 @@ class CompositeLoss:
     def attention_rows(self) -> str:
         """Which rows the active attention term reads; those of the whole response where there is none."""
         return next(
-            (getattr(term, "rows", ROWS[0]) for _, term in self.terms.values() if term.needs_attention), ROWS[0]
+            (getattr(term, "rows", RATIO_ROWS[0]) for _, term in self.terms.values() if term.needs_attention),
+            RATIO_ROWS[0],
         )
 
     def __call__(self, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:

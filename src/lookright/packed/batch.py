@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookright.attention import PackedLayout, build_layout
+from lookright.attention import PackedLayout, build_layout, even_ratio
 from lookright.backbones.base import EncodedPrompt
 from lookright.logprobs import ScoredTokens, scored_tokens
 
@@ -24,8 +24,8 @@ class Response:
 class Example:
     """One prompt with its responses, ready to be packed.
 
-    `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L], share of each prompt token that the
-    target region covers, None where the geometry is unknown; `label`: what metrics are grouped under;
+    `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L, 2], share of each prompt token that the target
+    region and that all regions cover, None where the geometry is unknown; `label`: what metrics are grouped under;
     `keys`: one content key a response (`packed.keys`), only where a reference looks numbers up by them.
     """
 
@@ -47,8 +47,9 @@ class Example:
 class PackedBatch:
     """Examples in one row of T tokens.
 
-    `input_ids`, `position_ids`: int64[1, T]; `image_mask`: bool[1, T]; `weights`: float32[T, 2], the target's
-    coverage and the image mask, for the attention ratio; `has_target`: bool[P]; `first_response`: int64[P],
+    `input_ids`, `position_ids`: int64[1, T]; `image_mask`: bool[1, T]; `coverage`: float32[T, 2], what the
+    target and what all source images cover of each token; `even_ratio`: float32[P], the attention ratio of an even
+    look; `has_target`: bool[P], False where the geometry is unknown (ratios are NaN there); `first_response`: int64[P],
     the number of each prompt's first response among all `scored.num_responses`; `keys`: one a response, or none.
     """
 
@@ -60,7 +61,8 @@ class PackedBatch:
     pixels: list[Tensor]
     layout: PackedLayout
     scored: ScoredTokens
-    weights: Tensor
+    coverage: Tensor
+    even_ratio: Tensor
     has_target: Tensor
     first_response: Tensor
     keys: list[str] = field(default_factory=list)
@@ -79,7 +81,7 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     )
     counts = torch.tensor([len(example.responses) for example in examples])
     image_mask = torch.cat([_image_mask(example) for example in examples])
-    coverage = torch.cat([_coverage(example) for example in examples])
+    coverage = [_coverage(example) for example in examples]
     return PackedBatch(
         ids=[example.id for example in examples],
         labels=[example.label for example in examples],
@@ -89,7 +91,8 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
         pixels=[picture for example in examples for picture in example.pixels],
         layout=layout,
         scored=_scored(examples),
-        weights=torch.stack([coverage, image_mask.float()], dim=1),
+        coverage=torch.cat(coverage),
+        even_ratio=torch.stack([even_ratio(of_one) for of_one in coverage]),
         has_target=torch.tensor([example.coverage is not None for example in examples]),
         first_response=counts.cumsum(0) - counts,
         keys=[key for example in examples for key in example.keys],
@@ -114,7 +117,7 @@ def _image_mask(example: Example) -> Tensor:
 
 
 def _coverage(example: Example) -> Tensor:
-    row = torch.zeros(example.num_tokens)
+    row = torch.zeros(example.num_tokens, 2)
     if example.coverage is not None:
         row[: len(example.coverage)] = example.coverage
     return row

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lookright.attention import PackedCall, RowRecorder, attention_ratio
@@ -38,9 +37,9 @@ def packed_forward(
 
     `model` is the bare model (adapters injected in place); `features` are the projected pictures, encoded
     once for as many passes as need them; `ratio_layers` are the decoder layers (0-based) of the ratio, taken
-    over all rows that predict the `response`, or over the `first` of them alone.
+    over the rows that `ratio_rows` names (see `logprobs.RATIO_ROWS`).
     """
-    recorder = RowRecorder(ratio_layers, batch.weights) if ratio_layers else None
+    recorder = RowRecorder(ratio_layers, batch.coverage) if ratio_layers else None
     rows = decoder_rows(backbone, model, batch, features, recorder)
     logits = model.get_output_embeddings()(rows[batch.scored.rows])
     return PackedOutput(
@@ -74,9 +73,9 @@ def decoder_rows(
 
 
 def _first_response_ratio(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:
-    """The ratio over the rows that predict each prompt's first response: float32[P]."""
+    """The ratio over rows of each prompt's first response: float32[P]."""
     scored = batch.scored
-    wanted = scored.firsts() if ratio_rows == "first" else torch.ones_like(scored.owner, dtype=torch.bool)
+    wanted = scored.rows_of(ratio_rows)
     rows, owner = scored.rows[wanted], scored.owner[wanted]
     per_response = attention_ratio(recorder.stacked(), rows, owner, scored.num_responses)
     ratio = per_response[batch.first_response]

@@ -36,7 +36,8 @@ class VisionBatch:
 
 @dataclass(slots=True, kw_only=True)
 class AskedExample:
-    """A prompt and its questions; `coverage`: float32[C, L] of its C regions, `targets`: each question's region."""
+    """A prompt and its questions; `coverage`: float32[C + 1, L] of its C regions and of all together; `targets`: each
+    question's region."""
 
     example: Example
     coverage: Tensor
@@ -47,7 +48,7 @@ class AskedExample:
 class AskedBatch:
     """Prompts with their questions in one packed row.
 
-    `regions`: float32[T, C + 1], what each of a prompt's (at most C) regions covers, then the image mask;
+    `regions`: float32[T, C + 1], what each of a prompt's (at most C) regions covers, then what all together do;
     `targets`: int64[R], the region that each question is about.
     """
 
@@ -112,7 +113,8 @@ class PhaseDataset(Dataset):
             responses=responses,
             label=prompt.format,
         )
-        coverage = [region_coverage(backbone, example.prompt, region, sizes) for region in prompt.regions]
+        looks = [*([region] for region in prompt.regions), prompt.regions]
+        coverage = [region_coverage(backbone, example.prompt, regions, sizes) for regions in looks]
         return AskedExample(
             example=example, coverage=torch.stack(coverage), targets=[place for _, _, place in prompt.questions]
         )
@@ -215,14 +217,16 @@ def collate(items: Sequence[AskedExample | tuple[list[Tensor], Tensor]]) -> Aske
             labels=torch.cat([labels for _, labels in items]),
         )
     packed = pack([item.example for item in items])
-    most = max(len(item.coverage) for item in items)
+    most = max(len(item.coverage) for item in items) - 1
     rows = []
     for item in items:
-        num_regions, num_prompt = item.coverage.shape
-        rows.append(F.pad(item.coverage.T, (0, most - num_regions, 0, item.example.num_tokens - num_prompt)))
+        behind = item.example.num_tokens - item.coverage.shape[1]
+        own, together = item.coverage[:-1], item.coverage[-1:]
+        padded = torch.cat([own, own.new_zeros(most - len(own), own.shape[1]), together])
+        rows.append(F.pad(padded.T, (0, 0, 0, behind)))
     return AskedBatch(
         packed=packed,
-        regions=torch.cat([torch.cat(rows), packed.image_mask.T.float()], dim=1),
+        regions=torch.cat(rows),
         targets=torch.tensor([target for item in items for target in item.targets]),
     )
 

@@ -183,7 +183,7 @@ class PretrainModule(TunedModule):
 
 
 def _ratios(masses: Tensor, batch: AskedBatch) -> Tensor:
-    """Share of the image attention on each question's region, of the row that predicts the first answer token.
+    """Attention ratio of each question, in the row that predicts its answer's first token.
 
     float[layers, sum S, C + 1] -> float[R], a mean over the layers.
     """

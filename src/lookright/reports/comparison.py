@@ -10,7 +10,16 @@ from lookright.reports.heat import HeatValues
 from lookright.reports.heat_pictures import heat_pictures
 from lookright.reports.inference import whisker
 from lookright.reports.markup import Html, page, section, table, tag
-from lookright.reports.parts import card_head, definitions, figures, format_title, prompt_text, score_line, with_range
+from lookright.reports.parts import (
+    card_head,
+    definitions,
+    figures,
+    format_title,
+    prompt_text,
+    ratio_text,
+    score_line,
+    with_range,
+)
 from lookright.reports.pictures import prompt_pictures
 from lookright.types import Prompt
 
@@ -29,20 +38,25 @@ class ComparedExample:
     tuned_correct: bool
     base_ratio: float | None = None
     tuned_ratio: float | None = None
+    even_ratio: float | None = None
     base_heat: Sequence[HeatValues] | None = None
     tuned_heat: Sequence[HeatValues] | None = None
 
 
 def comparison_text(base: Metrics, tuned: Metrics) -> str:
     """The table for a terminal: accuracies in percent with intervals, differences in points, ratios."""
-    lines = [f"{'':<20}{'base':>22}{'tuned':>22}{'change':>9}{'attention ratio':>20}"]
+    lines = [f"{'':<20}{'base':>22}{'tuned':>22}{'change':>9}{'attention ratio':>20}{'even look':>11}"]
     for name in _shared(base, tuned):
         one, other = base["accuracy"][name], tuned["accuracy"][name]
         cells = [f"{entry['value']:.1f} [{entry['low']:.1f}, {entry['high']:.1f}]" for entry in (one, other)]
         ratios = [metrics["attention_ratio"].get(name) for metrics in (base, tuned)]
         looked = " -> ".join(f"{ratio['value']:.2f}" for ratio in ratios) if all(ratios) else ""
+        even = ratios[1].get("even") if all(ratios) else None
         change = f"{other['value'] - one['value']:+.1f}"
-        lines.append(f"{format_title(name):<20}{cells[0]:>22}{cells[1]:>22}{change:>9}{looked:>20}")
+        lines.append(
+            f"{format_title(name):<20}{cells[0]:>22}{cells[1]:>22}{change:>9}{looked:>20}"
+            f"{'' if even is None else f'{even:.2f}':>11}"
+        )
     return "\n".join(lines)
 
 
@@ -85,7 +99,8 @@ def _figures(base: Metrics, tuned: Metrics) -> Html:
             shown[f"points, {format_title(name).lower()}"] = f"{change:+.1f}"
     ratios = [metrics["attention_ratio"].get("multi_image") for metrics in (base, tuned)]
     if all(ratios):
-        shown["attention on the target"] = f"{ratios[0]['value']:.2f} \u2192 {ratios[1]['value']:.2f}"
+        looked = ratio_text(ratios[1]["value"], ratios[1].get("even"))
+        shown["attention on the target"] = f"{ratios[0]['value']:.2f} \u2192 {looked}"
     return figures(shown)
 
 
@@ -155,7 +170,13 @@ def _card(example: ComparedExample, folder: Path) -> Html:
                 ),
             ]
         ),
-        score_line({"attention_ratio of base": example.base_ratio, "of tuned": example.tuned_ratio}),
+        score_line(
+            {
+                "attention_ratio of base": example.base_ratio,
+                "of tuned": example.tuned_ratio,
+                "of an even look": example.even_ratio,
+            }
+        ),
         class_="card",
     )
 

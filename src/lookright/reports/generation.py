@@ -125,8 +125,8 @@ class GenerationReport:
             "Attention ratio on the target",
             legend(keys),
             tag("div", *charts, class_="charts"),
-            lead="Share of the attention on image tokens that the target image gets while the model answers. "
-            "Broken lines are the thresholds, by number of images.",
+            lead="Share of the attention on the source images that the target gets while the model answers; an even "
+            "look at n equal images has 1/n. Broken lines are the thresholds, by number of images.",
         )
 
     def _series(self, format_name: str) -> Mapping[str, list[int]]:

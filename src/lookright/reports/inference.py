@@ -15,6 +15,7 @@ from lookright.reports.parts import (
     figures,
     format_title,
     prompt_text,
+    ratio_text,
     score_line,
     with_range,
 )
@@ -31,6 +32,7 @@ class InferenceExample:
     prediction: str
     correct: bool
     attention_ratio: float | None = None
+    even_ratio: float | None = None
     confidence: float | None = None
     error_kind: str | None = None
     heat: Sequence[HeatValues] | None = None
@@ -91,7 +93,13 @@ class InferenceReport:
             shown,
             prompt_text(prompt),
             definitions([("Ground truth", prompt.answer, None), predicted]),
-            score_line({"attention_ratio": example.attention_ratio, "confidence": example.confidence}),
+            score_line(
+                {
+                    "attention_ratio": example.attention_ratio,
+                    "even_ratio": example.even_ratio,
+                    "confidence": example.confidence,
+                }
+            ),
             class_="card",
         )
 
@@ -104,7 +112,8 @@ def _figures(metrics: Mapping[str, Any]) -> Html:
         if name in accuracy
     }
     if "multi_image" in ratio:
-        shown["attention on the target"] = f"{ratio['multi_image']['value']:.2f}"
+        entry = ratio["multi_image"]
+        shown["attention on the target"] = ratio_text(entry["value"], entry.get("even"))
     asked = sum(entry["num_questions"] for name, entry in accuracy.items() if name != "multi_image")
     return figures({**shown, "questions": f"{asked:,}"})
 
@@ -115,15 +124,24 @@ def _accuracy(metrics: Mapping[str, Any]) -> Html:
     for name, entry in accuracy.items():
         title = tag("span", format_title(name), class_="total") if name == "multi_image" else format_title(name)
         looked = with_range(ratio[name], 2) if name in ratio else "-"
-        rows.append([title, f"{entry['num_questions']:,}", with_range(entry), looked])
-    head = ["", "Questions", "Accuracy, %", "Attention ratio"]
+        even = ratio.get(name, {}).get("even")
+        rows.append([title, f"{entry['num_questions']:,}", with_range(entry), looked, _share(even)])
+    head = ["", "Questions", "Accuracy, %", "Attention ratio", "Even look"]
     drawings = [
         chart("Accuracy", _drawing(accuracy)),
         chart("Attention ratio", _drawing(ratio, "", 1.0)) if ratio else None,
     ]
     drawing = tag("div", *drawings, class_="charts two", style="margin-top:14px")
-    lead = "With 95 % intervals. The multi-image mean weighs the formats alike, whatever their number of questions."
+    lead = (
+        "With 95 % intervals. The multi-image mean weighs the formats alike, whatever their number of questions. The "
+        "attention ratio is the share of the attention on source images that falls on the target; an even look at all "
+        "of them has the value in the last column."
+    )
     return section("Accuracy", table(head, rows), drawing, lead=lead)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _drawing(entries: Mapping[str, Any], unit: str = "%", highest: float = 100.0) -> Html:

@@ -51,9 +51,21 @@ def definitions(entries: Sequence[tuple[str, str, str | None]]) -> Html:
 
 
 def score_line(scores: Mapping[str, float | None]) -> Html | None:
-    """Named scores in one line, None where there is none."""
-    shown = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in scores.items() if value is not None]
+    """Named scores in one line, None where there is none; an attention ratio with that of an even look beside it."""
+    texts = {name: f"{value:.2f}" for name, value in scores.items() if value is not None}
+    ratio = ratio_text(scores.get("attention_ratio"), scores.get("even_ratio"))
+    if ratio is not None:
+        texts["attention_ratio"] = ratio
+        texts.pop("even_ratio", None)
+    shown = [f"{name.replace('_', ' ')} {text}" for name, text in texts.items()]
     return tag("p", " \u00b7 ".join(shown), class_="scores") if shown else None
+
+
+def ratio_text(ratio: float | None, even: float | None) -> str | None:
+    """An attention ratio beside that of an even look: `0.62 (even 0.33)`; None where it is unknown."""
+    if ratio is None:
+        return None
+    return f"{ratio:.2f}" if even is None else f"{ratio:.2f} (even {even:.2f})"
 
 
 def with_range(entry: Mapping[str, float], digits: int = 1) -> Html:

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 class Candidate:
     """A model's own answer beside the ground truth.
 
-    `chosen` is the ground truth, `rejected` the answer; `attention_ratio` in [0, 1] and `perplexity` (>= 1)
-    are None where they were not measured.
+    `chosen` is the ground truth, `rejected` the answer; `attention_ratio` and `even_ratio` (of an even look) in
+    [0, 1] and `perplexity` (>= 1) are None where they were not measured.
     """
 
     id: str
@@ -18,6 +18,7 @@ class Candidate:
     chosen: str
     rejected: str
     attention_ratio: float | None = None
+    even_ratio: float | None = None
     perplexity: float | None = None
 
 

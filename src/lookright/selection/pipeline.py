@@ -45,10 +45,10 @@ class SelectionPipeline:
         """Raises RecordError where a score that a step needs is missing."""
         values = {one.reason: one.score(candidate) for one in self.filters}
         scores = dict(values)
-        if candidate.attention_ratio is not None:
-            scores["attention_ratio"] = candidate.attention_ratio
-        if candidate.perplexity is not None:
-            scores["perplexity"] = candidate.perplexity
+        for name in ("attention_ratio", "even_ratio", "perplexity"):
+            value = getattr(candidate, name)
+            if value is not None:
+                scores[name] = value
         reason = self._first_drop(candidate, values)
         return Decision(keep=reason is None, reason=reason, scores=scores)
 

@@ -60,6 +60,7 @@ class PreferenceModule(TunedModule):
             metrics = terms | self.loss.metrics(scores)
             if output.attention_ratio is not None:
                 metrics["attention_ratio"] = output.attention_ratio.detach()
+                metrics["even_ratio"] = batch.even_ratio
         return loss, metrics
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
