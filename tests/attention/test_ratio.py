@@ -45,7 +45,7 @@ def test_ratio_equals_eager_maps_in_every_layer_and_band(llava: LlavaBackbone, d
 
 @torch.no_grad()
 def test_ratio_of_some_rows_alone(llava: LlavaBackbone) -> None:
-    """The row that decides the first answer token, and all but it; also where the response follows a further question."""
+    """The row that decides the first answer token, and all but it; also after a further question."""
     examples = ragged_examples(llava)
     examples[0].responses[0] = response_after(llava, "In Image2, is there a circle?", "no")
     model = lively_model(llava)
