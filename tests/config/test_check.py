@@ -41,6 +41,8 @@ def test_every_problem_of_a_config_is_told_at_once(composed: Callable[..., DictC
             "composers.sequence.mixtur=null",
             "composers.sequence.mixtur does not exist; did you mean mixture?",
         ),
+        ("generate", "companions.witin=folder", "companions.witin does not exist; did you mean within?"),
+        ("generate", "shortfall=fill", "shortfall does not exist; "),
         ("infer", "num_workers=4", "num_workers does not exist; did you mean num_threads?"),
         ("infer", "decode.max_tokens=4", "decode.max_tokens does not exist; did you mean max_new_tokens?"),
     ],
@@ -54,15 +56,22 @@ def test_misspelt_key_on_the_command_line_gets_the_valid_names(
     assert explain(error.value, command).startswith(wanted)
 
 
-@pytest.mark.parametrize("override", ["backbone=tiny", "experiment=no_such", "loss=dpo"])
-def test_unknown_choice_gets_the_valid_ones(override: str, composed: Callable[..., DictConfig]) -> None:
+@pytest.mark.parametrize(
+    ("command", "override", "valid"),
+    [
+        ("train", "backbone=tiny", "tiny_llava"),
+        ("train", "experiment=no_such", "pretrain_tiny_llava"),
+        ("train", "loss=dpo", "preference"),
+        ("generate", "companions=nearest", "same_question"),
+    ],
+)
+def test_unknown_choice_gets_the_valid_ones(
+    command: str, override: str, valid: str, composed: Callable[..., DictConfig]
+) -> None:
     with pytest.raises(Exception, match="Could not") as error:
-        composed("train", override)
-    told = explain(error.value, "train")
-    assert override.split("=")[1] in told
-    assert {"backbone": "tiny_llava", "experiment": "pretrain_tiny_llava", "loss": "preference"}[
-        override.split("=")[0]
-    ] in told
+        composed(command, override)
+    told = explain(error.value, command)
+    assert override.split("=")[1] in told and valid in told
 
 
 @pytest.mark.parametrize(

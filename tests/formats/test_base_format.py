@@ -57,7 +57,11 @@ def test_fit_within_keeps_the_aspect(size: tuple[int, int], bounds: tuple[int, i
 
 def test_only_the_first_letter_is_lowered() -> None:
     assert lower_first("What colour is the BMW?") == "what colour is the BMW?"
-    assert lower_first("") == ""
+    assert (
+        lower_first("Provide a caption.\nReference OCR token: EXIT") == "provide a caption.\nReference OCR token: EXIT"
+    )
+    # the published prompts make no exception
+    assert [lower_first(text) for text in ("I see?", "USA?", "7 of 9?", "")] == ["i see?", "uSA?", "7 of 9?", ""]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lookright.errors import ConfigError
 from lookright.formats.base import Composer
-from lookright.formats.companions import CompanionDrawer, CompanionRule
+from lookright.formats.companions import CompanionDrawer, RandomCompanions, SameQuestionCompanions
 from lookright.formats.grid_collage import GridCollage
 from lookright.formats.pic_in_pic import PicInPic
 from lookright.formats.plan import PromptPlan, PromptPlanner, compose_plan
@@ -64,10 +64,10 @@ def test_seed_and_split_change_the_draw() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("rule", ["random", "same_question"])
-def test_splits_are_kept_apart(split: Split, rule: CompanionRule) -> None:
+@pytest.mark.parametrize("rule", [RandomCompanions, SameQuestionCompanions])
+def test_splits_are_kept_apart(split: Split, rule: type[CompanionDrawer]) -> None:
     source = EasyVqa()
-    planner = PromptPlanner(source, split, all_formats(), CompanionDrawer(source, split, companions=rule))
+    planner = PromptPlanner(source, split, all_formats(), rule(source, split))
     plans = list(planner.plans(300))
     assert len(plans) >= 295, "at most a few rare questions lack eight pictures with another answer"
     assert set(planner.skipped) <= {"few_companions"}
@@ -95,9 +95,7 @@ def test_what_cannot_be_made_is_counted(painted: MakeSource) -> None:
     planner = PromptPlanner(source, "train", [GridCollage(mixture={2: 1})])
     assert len(list(planner.plans(10))) == 6
     assert planner.skipped == {"bounding_box": 4}
-    few = PromptPlanner(
-        source, "train", [GridCollage(mixture={9: 1})], CompanionDrawer(source, "train", "same_question")
-    )
+    few = PromptPlanner(source, "train", [GridCollage(mixture={9: 1})], SameQuestionCompanions(source, "train"))
     assert len(list(few.plans(10))) == 6
     shards = [PromptPlanner(source, "train", [GridCollage(mixture={2: 1})]) for _ in range(3)]
     for index, planner in enumerate(shards):
@@ -121,6 +119,7 @@ def test_a_composed_plan_is_written_as_it_was_composed(ten_pictures: Source, tmp
             assert Image.open(tmp_path / name).tobytes() == picture.tobytes()
         assert prompt.provenance["source_id"] == plan.target.id
         assert prompt.provenance["seed"] == 9
+        assert (prompt.provenance["companions"], prompt.provenance["companions_within"]) == ("random", "split")
         assert prompt.provenance["composer_version"] == plan.composer.composer_version
         assert prompt.provenance["region_answers"] == [by_id[region.source].answer for region in prompt.regions]
         written.update(prompt.images)

@@ -103,6 +103,44 @@ def test_compose_alone_takes_single_images_and_no_model(run: Run, tmp_path: Path
     assert summary(tmp_path)["composed"] == 5
 
 
+def test_what_no_prompt_can_be_made_of_is_counted(
+    composed: Callable[..., DictConfig], tmp_path: Path, no_weights: None
+) -> None:
+    """Of 40 rows 4 have too long an answer; of 36 targets 5 hold a box and 10 lie in a folder of 3 pictures."""
+    rows = []
+    for number in range(40):
+        name = f"large/{number}.png" if number < 30 else f"small/{number % 3}.png"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+        answer = "long " * 103 if number < 4 else "at [0.1, 0.2, 0.3, 0.4]" if number < 9 else "red"
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
+        rows.append({"id": f"{number}", "image": name, "conversations": turns})
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    generate(
+        composed(
+            "generate",
+            "source=llava_json",
+            f"source.train_json={tmp_path / 'rows.json'}",
+            f"source.image_folder={tmp_path}",
+            "stage=compose",
+            "formats=[grid_collage]",
+            "composers.grid_collage.mixture={4:1}",
+            "companions.within=folder",
+            "num_prompts=36",
+            f"output={tmp_path / 'out'}",
+        )
+    )
+    counts = summary(tmp_path / "out")
+    assert counts["source"]["left_out"] == {"long_answer": 4}
+    assert counts["skipped"] == {"bounding_box": 5, "few_companions": 10}
+    assert counts["composed"] == 21
+    reasons = Counter(line["message"].partition("; ")[2] for line in lines(tmp_path / "out" / "skipped.jsonl"))
+    assert reasons["set companions.within=split or companions.shortfall=fill, or show fewer images"] == 10
+    for line in lines(tmp_path / "out" / "instructions.jsonl"):
+        assert Image.open(tmp_path / "out" / line["images"][0]).size == (936, 976)
+        assert line["provenance"]["composer_version"] == 2
+
+
 def test_noise_is_written_down(run: Run, tmp_path: Path) -> None:
     noise = "noise={_target_:lookright.generation.noise.TargetNoise,std:{grid_collage:225}}"
     run(tmp_path, noise, "num_prompts={grid_collage:2,sequence:1}", "companions=random", "selection=none")
@@ -131,7 +169,9 @@ def test_noise_is_written_down(run: Run, tmp_path: Path) -> None:
         (["stage=chose"], ["stage='chose'; valid: all, compose, answer, select"]),
         (["ratio_layer=6"], ["ratio_layer=6; this model has layers 0 to 5"]),
         (["shard.index=2", "shard.count=2"], ["shard.index=2"]),
-        (["companions=nearest"], ["companions='nearest'"]),
+        (["companions.within=disk"], ["companions.within='disk' does not fit; set split, folder"]),
+        (["companions.shortfall=0"], ["companions.shortfall=0 does not fit; set skip, fill"]),
+        (["+companions.answers=other"], ["companions.answers does not exist; valid names: ", "shortfall, "]),
         (["on_bad_record=ignore"], ["on_bad_record='ignore': valid are error, skip"]),
         (["source.image_folder=/nowhere", "adapter=/nowhere"], ["source.image_folder=/nowhere", "adapter=/nowhere"]),
         (["batch_size=0"], ["batch_size=0"]),
@@ -192,5 +232,14 @@ def test_another_config_in_the_same_folder_is_refused(run: Run, tmp_path: Path) 
     run(tmp_path, "stage=compose", "num_prompts=3")
     with pytest.raises(ConfigError, match="num_prompts was 3, is 4"):
         run(tmp_path, "stage=compose", "num_prompts=4")
+    changes = ["companions.within=folder", "companions.shortfall=fill", "composers.grid_collage.mixture={3:1}"]
+    with pytest.raises(ConfigError) as error:
+        run(tmp_path, "stage=compose", "num_prompts=3", *changes)
+    assert (
+        "(composers.grid_collage.mixture was None, is {3: 1}; companions.within was split, is folder; "
+        "companions.shortfall was skip, is fill)"
+    ) in str(error.value)
+    with pytest.raises(ConfigError, match=r"companions._target_ was \S+SameQuestionCompanions, is \S+RandomComp"):
+        run(tmp_path, "stage=compose", "num_prompts=3", "companions=random")
     with pytest.raises(ConfigError, match="resume=false"):
         run(tmp_path, "stage=compose", "num_prompts=3", "resume=false")

@@ -27,8 +27,7 @@ class GenerateConfig:
     formats: list[str] = field(default_factory=list)
     composers: dict[str, Any] = field(default_factory=dict)
     weights: Any = None
-    companions: str = "random"
-    shortfall: str = "skip"
+    companions: Any = MISSING
     num_prompts: Any = MISSING
     backbone: Any = MISSING
     adapter: str | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 from lookright.errors import ConfigError, RecordError
 from lookright.formats.base import Composer, normalised_mixture
-from lookright.formats.companions import CompanionDrawer
+from lookright.formats.companions import CompanionDrawer, RandomCompanions
 from lookright.sources.base import Source, Split
 from lookright.types import Prompt, SourceRow
 
@@ -62,7 +62,7 @@ class PromptPlanner:
             )
         chosen = {name: PAPER_WEIGHTS.get(name, 1.0) for name in self._composers} if weights is None else weights
         self._weights = normalised_mixture(dict(chosen), list(self._composers), "weights")
-        self._drawer = CompanionDrawer(source, split) if drawer is None else drawer
+        self._drawer = RandomCompanions(source, split) if drawer is None else drawer
         self._order = lru_cache(maxsize=2)(self._permutation)
         self.skipped: Counter[str] = Counter()
 
@@ -95,6 +95,7 @@ class PromptPlanner:
                 "seed": self._seed,
                 "number": number,
                 "companions": self._drawer.rule,
+                "companions_within": self._drawer.within,
                 "random_companions": drawn.num_filled,
                 "source_answers": dict(zip((row.id for row in rows), self._drawer.answers(target, rows), strict=True)),
             },

@@ -1,5 +1,7 @@
 """What a config of `generate.py` names, built and checked before anything runs."""
 
+from collections.abc import Callable
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -8,13 +10,14 @@ from lookright.config.check import Problems
 from lookright.data.validate import BadRecords
 from lookright.errors import ConfigError
 from lookright.formats.base import Composer
+from lookright.formats.companions import CompanionDrawer
 from lookright.generation.compose import check_counts
 from lookright.generation.workspace import workspace_of
 from lookright.logprobs import check_rows
 from lookright.losses.band import one_layer
 from lookright.runtime import check_adapter, pick_device, torch_dtype
 from lookright.selection.pipeline import SelectionPipeline
-from lookright.sources.base import Source
+from lookright.sources.base import Source, Split
 
 STAGES = ("compose", "answer", "select")
 
@@ -40,6 +43,7 @@ class GenerationParts:
             with problems:
                 check_counts(OmegaConf.to_container(config)["num_prompts"], config.formats)
             self.source: Source = problems.build("source")
+            self.companions: Callable[[Source, Split], CompanionDrawer] = problems.build("companions")
         if "answer" in self.stages:
             self._check_answering(problems)
         if "select" in self.stages:

@@ -14,7 +14,6 @@ from lookright.data.pictures import PictureFolder
 from lookright.data.records import prompt_from_dict
 from lookright.data.validate import BadRecords
 from lookright.errors import ConfigError, RecordError
-from lookright.formats.companions import CompanionDrawer
 from lookright.generation.answer import Answerer
 from lookright.generation.compose import compose, make_lots
 from lookright.generation.parts import GenerationParts
@@ -50,7 +49,7 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
 def _compose(parts: GenerationParts, workspace: Workspace) -> None:
     """Prompts and pictures of this shard."""
     config = parts.config
-    drawer = CompanionDrawer(parts.source, config.split, config.companions, config.shortfall)
+    drawer = parts.companions(parts.source, config.split)
     plain = OmegaConf.to_container(config, resolve=True)
     lots = make_lots(
         parts.source, config.split, parts.composers, drawer, plain["num_prompts"], plain["weights"], config.seed

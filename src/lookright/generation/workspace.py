@@ -11,7 +11,7 @@ from lookright.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
 ONE_LOT = "all"
-COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "shortfall", "seed", "num_prompts")
+COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "seed", "num_prompts")
 ANSWER_KEYS = (*COMPOSE_KEYS, "backbone", "adapter", "decode", "noise", "ratio_layer", "ratio_rows", "dtype")
 
 
@@ -114,7 +114,8 @@ def open_workspace(config: DictConfig) -> Workspace:
         )
     saved = OmegaConf.load(saved_path)
     answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
-    changed = [key for key in (ANSWER_KEYS if answered else COMPOSE_KEYS) if _plain(saved, key) != _plain(config, key)]
+    keys = ANSWER_KEYS if answered else COMPOSE_KEYS
+    changed = [place for key in keys for place in _changes(_plain(saved, key), _plain(config, key), key)]
     if saved.shard.count != config.shard.count:
         changed.append("shard.count")
     elif config.shard.count > 1 and saved.batch_size != config.batch_size:
@@ -126,6 +127,17 @@ def open_workspace(config: DictConfig) -> Workspace:
         )
     _save(config, saved_path)
     return workspace
+
+
+def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
+    """Dotted keys whose values differ, as deep as both hold mappings with text keys."""
+    nested = all(isinstance(value, dict) and all(isinstance(name, str) for name in value) for value in (before, now))
+    if not nested:
+        if before != now:
+            yield key
+        return
+    for name in dict.fromkeys((*before, *now)):
+        yield from _changes(before.get(name), now.get(name), f"{key}.{name}")
 
 
 def _plain(config: DictConfig, key: str) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from lookright.errors import RecordError
 from lookright.formats.base import Composed, Composer, OpenPicture, lower_first
-from lookright.formats.companions import CompanionDrawer
+from lookright.formats.companions import RandomCompanions, SameQuestionCompanions
 from lookright.pretraining.phases import Phase
 from lookright.sources.base import Source, Split
 from lookright.types import Region, SourceRow
@@ -46,7 +46,7 @@ class PromptMaker:
         for row in self.rows:
             self.by_picture[row.picture].append(row)
         self.rows_by_id = {row.id: row for row in source.rows(split)}
-        self.drawers = [CompanionDrawer(source, split, rule, "fill") for rule in ("random", "same_question")]
+        self.drawers = [rule(source, split, shortfall="fill") for rule in (RandomCompanions, SameQuestionCompanions)]
         self._opened: dict[str, Image.Image] = {}
 
     def make(self, rng: random.Random) -> AskedPrompt:

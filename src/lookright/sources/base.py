@@ -39,6 +39,10 @@ class Source(ABC):
         """Equal for two rows that ask the same thing; here the normalised text."""
         return normalise(row.question)
 
+    def folder_key(self, row: SourceRow) -> str:
+        """Name of the folder that the row's picture lies in, equal for all its rows; here the parent of its key."""
+        return str(PurePosixPath(row.picture).parent)
+
 
 def normalise(text: str) -> str:
     """Lower case, single spaces, no closing punctuation: for comparing questions or answers."""
