@@ -118,19 +118,6 @@ def test_unknown_choices_name_the_valid_ones(painted: MakeSource) -> None:
         SameQuestionCompanions(painted(COLOUR), "train", shortfall="none")
 
 
-def test_a_folder_is_what_precedes_the_name_of_the_picture() -> None:
-    source = FashionMnist()
-    rows = {
-        "coco/train2017/000000033471.jpg": "coco/train2017",
-        "vg/VG_100K/2.jpg": "vg/VG_100K",
-        "vg/VG_100K_2/2.jpg": "vg/VG_100K_2",
-        "./gqa//images/1.jpg": "gqa/images",
-        "alone.jpg": ".",
-    }
-    for picture, folder in rows.items():
-        assert source.folder_key(SourceRow(id="r", picture=picture, question="", answer="")) == folder
-
-
 @pytest.mark.parametrize("rule", [RandomCompanions, SameQuestionCompanions])
 @pytest.mark.parametrize("seed", range(30))
 def test_companions_of_a_folder(rule: type[CompanionDrawer], seed: int) -> None:

@@ -101,3 +101,16 @@ def test_normalised_text() -> None:
 
 def _one_row_a_picture(source: Source, split: Split) -> list[SourceRow]:
     return list({row.picture: row for row in source.rows(split)}.values())
+
+
+def test_a_folder_is_what_precedes_the_name_of_the_picture() -> None:
+    source = FashionMnist()
+    rows = {
+        "coco/train2017/000000033471.jpg": "coco/train2017",
+        "vg/VG_100K/2.jpg": "vg/VG_100K",
+        "vg/VG_100K_2/2.jpg": "vg/VG_100K_2",
+        "./gqa//images/1.jpg": "gqa/images",
+        "alone.jpg": ".",
+    }
+    for picture, folder in rows.items():
+        assert source.folder_key(SourceRow(id="r", picture=picture, question="", answer="")) == folder
