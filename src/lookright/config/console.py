@@ -10,6 +10,8 @@ WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
     # a resumed run writes on into its own folder
     r"Checkpoint directory .* exists and is not empty",
+    # our own limit is lower, and an error
+    r"Image size \(\d+ pixels\) exceeds limit",
     # calls inside Lightning and transformers
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"`is_gradient_checkpointing` is deprecated",

@@ -1,16 +1,15 @@
 """Pictures of records, read when they are wanted and checked before."""
 
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
 from lookright.errors import RecordError
-from lookright.sources.base import PICTURE_ERRORS, decode_rgb, fault, leaves_folder
+from lookright.pictures import checked_size, decode_rgb, leaves_folder
 from lookright.types import Size
-
-JPEG_END = b"\xff\xd9"
 
 
 class Pictures(Protocol):
@@ -26,24 +25,45 @@ class Pictures(Protocol):
 
 
 class CheckedPictures:
-    """The part that all kinds of pictures share; a kind says where the bytes are."""
+    """The part that all kinds of pictures share; a kind says where the picture is."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, Size] = {}
 
-    def read(self, name: str) -> bytes:
-        """Encoded bytes. Raises RecordError."""
+    def encoded(self, name: str) -> bytes | Path:
+        """The file that holds a picture, or the bytes of one. Raises RecordError."""
         raise NotImplementedError
 
     def open(self, name: str) -> Image.Image:
         """See `Pictures.open`."""
-        return decode_rgb(self.read(name), f"picture {name}")
+        with self._readable(name):
+            image = decode_rgb(self.encoded(name), f"picture {name}")
+        known = self._sizes.get(name, image.size)
+        if image.size != known:
+            raise RecordError(
+                "picture",
+                f"picture {name} has {image.width} x {image.height} pixels, it had {known[0]} x {known[1]} when it was "
+                "checked: it was changed while the run was on",
+            )
+        return image
 
     def size(self, name: str) -> Size:
         """See `Pictures.size`."""
         if name not in self._sizes:
-            self._sizes[name] = checked_size(self.read(name), name)
+            with self._readable(name):
+                self._sizes[name] = checked_size(self.encoded(name), name)
         return self._sizes[name]
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RecordError(
+                "picture",
+                f"cannot read the picture {self.encoded(name)} ({error.strerror or error}); paths start from "
+                "data.image_root, or where it is not set from the record file's folder",
+            ) from error
 
 
 class PictureFolder(CheckedPictures):
@@ -53,41 +73,15 @@ class PictureFolder(CheckedPictures):
         super().__init__()
         self.root = root
 
-    def read(self, name: str) -> bytes:
-        """Bytes of the file `<root>/<name>`."""
+    def encoded(self, name: str) -> Path:
+        """The file `<root>/<name>`."""
         if leaves_folder(name):
             raise RecordError(
                 "path",
                 f"the image path {name!r} leaves {self.root}; paths are relative to the record file's folder or to "
                 "data.image_root, without '..'",
             )
-        path = self.root / name
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise RecordError(
-                "picture",
-                f"cannot read the picture {path} ({error.strerror or error}); paths start from data.image_root, "
-                "or where it is not set from the record file's folder",
-            ) from error
-
-
-def checked_size(data: bytes, name: str) -> Size:
-    """Size of an encoded picture that is whole. Raises RecordError (reason `picture`).
-
-    PNG is verified by its checksums, undecoded. JPEG has none: it is decoded only where its end mark is not
-    near the end, as in a file that was cut. All other kinds are decoded.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size, kind = image.size, image.format
-            if kind == "PNG":
-                image.verify()
-            elif kind != "JPEG" or JPEG_END not in data[-256:]:
-                image.load()
-    except PICTURE_ERRORS as error:
-        raise RecordError("picture", f"broken picture {name} of {len(data)} bytes ({fault(error)})") from error
-    return size
+        return self.root / name
 
 
 class TablePictures(CheckedPictures):
@@ -97,10 +91,10 @@ class TablePictures(CheckedPictures):
         super().__init__()
         self._table, self._folder = table, folder
 
-    def read(self, name: str) -> bytes:
-        """Embedded bytes, or those of a file."""
+    def encoded(self, name: str) -> bytes | Path:
+        """Embedded bytes, or a file."""
         if not name.startswith("#"):
-            return self._folder.read(name)
+            return self._folder.encoded(name)
         row, nth = map(int, name[1:].split("/"))
         return embedded(self._table.images(row)[nth])
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lookright.pictures import as_rgb
 from lookright.types import Box, Size
 
 HeatValues = Sequence[tuple[Box, float]]
@@ -64,7 +65,7 @@ def overlay(
     zoom = longest / max(picture.size)
     size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
     resample = Image.Resampling.LANCZOS if zoom < 1 else Image.Resampling.BICUBIC
-    picture_HW3 = np.asarray(picture.convert("RGB").resize(size, resample), float)
+    picture_HW3 = np.asarray(as_rgb(picture).resize(size, resample), float)
     level_HW1 = np.clip(_density(size, values, zoom) / (scale.peak or 1.0), 0, 1)[..., None]
     # Where little attention went the picture keeps its own colours: the question may be about them.
     opacity_HW1 = 0.10 + 0.68 * level_HW1**0.8

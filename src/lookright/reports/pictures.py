@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from lookright.errors import RecordError
+from lookright.pictures import as_rgb, decode_rgb
 from lookright.reports.markup import Html, tag
 from lookright.types import Prompt, Region
 
@@ -16,9 +18,7 @@ LONGEST_SIDE = 480
 
 def data_uri(image: Image.Image, longest: int = LONGEST_SIDE) -> str:
     """JPEG of at most `longest` pixels a side, on white where it is transparent, as a data address."""
-    shown = image.convert("RGBA")
-    ground = Image.new("RGBA", shown.size, "white")
-    shown = Image.alpha_composite(ground, shown).convert("RGB")
+    shown = as_rgb(image)
     shown.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     shown.save(buffer, "JPEG", quality=82, optimize=True)
@@ -70,12 +70,10 @@ def picture_row(figures: Sequence[Html]) -> Html:
 
 
 def open_picture(path: Path) -> Image.Image | None:
-    """The picture, loaded, or None: a report never fails for one picture."""
+    """The picture as models see it, or None: a report never fails for one picture."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
-    except OSError:
+        return decode_rgb(path, path.name)
+    except (RecordError, OSError):
         return None
 
 

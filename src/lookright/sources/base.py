@@ -1,21 +1,17 @@
 """What every source of single-image questions answers."""
 
-import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lookright.errors import ConfigError, RecordError
+from lookright.errors import ConfigError
 from lookright.types import SourceRow
 
 Split = Literal["train", "test"]
-
-PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for a picture that it cannot read."""
 
 
 class Source(ABC):
@@ -53,39 +49,3 @@ def check_split(split: str) -> None:
     """Raise ConfigError for a split that no source has."""
     if split not in get_args(Split):
         raise ConfigError(f"split={split!r}: a source has the splits {', '.join(get_args(Split))}")
-
-
-def leaves_folder(name: str) -> bool:
-    """Whether a path could name something outside the folder that it is relative to."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]
-
-
-def open_rgb(path: Path, where: str) -> Image.Image:
-    """Decode a picture file to RGB. Raises RecordError (reason `picture`) naming `where` and the path."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RecordError("picture", f"{where}: cannot read the picture {path} ({error.strerror or error})") from error
-    return decode_rgb(data, f"{where}: {path}")
-
-
-def decode_rgb(data: bytes, where: str) -> Image.Image:
-    """Decode the bytes of a picture to RGB. Raises RecordError (reason `picture`) naming `where`."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _eight_bits(image).convert("RGB")
-    except PICTURE_ERRORS as error:
-        raise RecordError("picture", f"{where}: broken picture of {len(data)} bytes ({fault(error)})") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture itself, or the upper 8 bits of 16: `convert` would turn all above 255 into white."""
-    if not image.mode.startswith("I;16"):
-        return image
-    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-
-
-def fault(error: Exception) -> str:
-    """What PIL found, without the address of the buffer that its message names."""
-    return "no picture format that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from lookright.errors import ConfigError
-from lookright.sources.base import Source, Split, check_split, open_rgb
+from lookright.pictures import open_rgb
+from lookright.sources.base import Source, Split, check_split
 from lookright.types import SourceRow
 
 

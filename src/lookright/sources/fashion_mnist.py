@@ -7,7 +7,8 @@ from functools import lru_cache
 from PIL import Image
 
 from lookright.errors import ConfigError
-from lookright.sources.base import Source, Split, check_split, open_rgb
+from lookright.pictures import open_rgb
+from lookright.sources.base import Source, Split, check_split
 from lookright.sources.fashion_mnist_slice import ASSETS, NUM_CLASSES, PER_CLASS, SIDE, cell_corner
 from lookright.types import SourceRow
 

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from lookright.errors import ConfigError, RecordError
-from lookright.sources.base import Source, Split, check_split, leaves_folder, open_rgb
+from lookright.pictures import leaves_folder, open_rgb
+from lookright.sources.base import Source, Split, check_split
 from lookright.types import IMAGE_PLACEHOLDER, SourceRow
 
 MAX_ANSWER_LENGTH = 512
