@@ -35,6 +35,23 @@ class Region:
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
+class Footprint:
+    """Pixels of a picture that one token sees.
+
+    `box` is cut at the picture's edges; `share`, in (0, 1], is what it is of the token's own area: the rest of the
+    token sees padding.
+    """
+
+    box: Box
+    share: float
+
+    @property
+    def own_area(self) -> float:
+        """Area of the whole token in square pixels of the picture, padding included."""
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1]) / self.share
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
 class Prompt:
     """A composed multi-image question.
 

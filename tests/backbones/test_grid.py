@@ -71,13 +71,17 @@ def test_footprints_are_the_inverse_of_coverage(size: tuple[int, int], aspect: s
     """A token's footprint covers all of that token that the picture covers, and nothing of any other."""
     grid = make_map(size, aspect, side=84, cells=6)
     whole = grid.coverage((0, 0, *size))
-    for number, box in enumerate(grid.footprints()):
-        if box is None:
+    for number, seen in enumerate(grid.footprints()):
+        if seen is None:
             # a picture may begin at the edge of a token up to rounding
             assert whole[number] < 1e-6
             continue
+        box = seen.box
         assert 0 <= box[0] < box[2] <= size[0] and 0 <= box[1] < box[3] <= size[1]
         found = grid.coverage(box)
+        assert seen.share == pytest.approx(float(whole[number]), abs=1e-5)
+        # 6 x 6 equal tokens over the square that the longer (pad) or the shorter (crop) side fills
+        assert seen.own_area == pytest.approx(((max if aspect == "pad" else min)(size) / 6) ** 2)
         assert found[number] == pytest.approx(float(whole[number]), abs=1e-5) and whole[number] > 0
         found[number] = 0
         assert found.max() < 1e-5

@@ -81,7 +81,7 @@ def test_a_painted_footprint_changes_its_own_token_most(folder: Path, aspect: st
     footprints = backbone.token_map(size, 1).footprints()
     whole = backbone.token_map(size, 1).coverage((0, 0, *size))
     for number in [n for n in range(CELLS**2) if whole[n] > 0.99][::13]:
-        left, top, right, bottom = footprints[number]
+        left, top, right, bottom = footprints[number].box
         changed = changed_share(backbone, size, (round(left), round(top), round(right), round(bottom)))
         assert changed.argmax() == number and changed[number] > 0.9
         changed[number] = 0
@@ -93,7 +93,7 @@ def test_padding_is_the_mean_colour(folder: Path) -> None:
     backbone = LlavaBackbone(path=str(folder))
     pixels = backbone.preprocess(Image.new("RGB", (300, 100), (255, 255, 255)), 1)
     patches = pixels.abs().amax(0).unfold(0, PATCH, PATCH).unfold(1, PATCH, PATCH).amax((2, 3)).flatten()
-    padding = torch.tensor([box is None for box in backbone.token_map((300, 100), 1).footprints()])
+    padding = torch.tensor([seen is None for seen in backbone.token_map((300, 100), 1).footprints()])
     assert padding.sum() == 8 * CELLS
     # colours are whole numbers of 0 to 255; the cells next to the picture may hold its bicubic edge
     assert patches.view(CELLS, CELLS)[0].max() < 0.02 and patches.view(CELLS, CELLS)[5].min() > 1

@@ -1,4 +1,4 @@
-"""Markup, charts, samples, pictures and heat maps."""
+"""Markup, charts, samples and pictures."""
 
 import base64
 import io
@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from lookright.reports.charts import Whisker, histogram, interval_rows, nice_ceiling
-from lookright.reports.heat import colours, heat_scale, overlay
 from lookright.reports.markup import Html, page, table, tag
 from lookright.reports.parts import ratio_text, score_line
 from lookright.reports.pictures import data_uri, outlined
@@ -102,36 +101,6 @@ def test_the_target_is_outlined_over_the_others() -> None:
     boxes = list(drawing.iter("rect"))
     assert [box.get("class") for box in boxes] == ["region", "region-target"]
     assert [float(boxes[1].get(key)) for key in ("x", "y", "width", "height")] == [10, 20, 50, 60]
-
-
-def test_heat_scale_by_hand() -> None:
-    # Two tokens of 50 pixels in one 10 x 10 picture, 0.3 and 0.1 of attention: densities 0.006 and 0.002.
-    scale = heat_scale([((10, 10), [((0, 0, 5, 10), 0.3), ((5, 0, 10, 10), 0.1)])])
-    assert scale.peak == pytest.approx(0.006) and scale.even == pytest.approx(0.004)
-    assert scale.label == "1.5x"
-    assert heat_scale([]).label == "0"
-
-
-def test_overlay_is_bright_where_the_attention_is() -> None:
-    picture = Image.new("RGB", (40, 20), (120, 120, 120))
-    values = [((0, 0, 20, 20), 0.9), ((20, 0, 40, 20), 0.1)]
-    shown = np.asarray(overlay(picture, values, longest=400, bar=False), float)
-    assert shown.shape == (200, 400, 3)
-    assert shown[100, 100].sum() > 1.5 * shown[100, 300].sum()
-    with_bar = overlay(picture, values, [(0, 0, 20, 20), (20, 0, 40, 20)], target=0, longest=400)
-    assert with_bar.size == (462, 200)
-    assert with_bar.getpixel((1, 100)) == (255, 255, 255)  # the target's outline
-    assert with_bar.getpixel((417, 20))[0] > with_bar.getpixel((417, 180))[0]  # the bar, bright at the top
-
-
-def test_overlapping_views_add_up() -> None:
-    # A global view of one token over all, and a tile over the left half with the same attention.
-    picture = Image.new("RGB", (40, 40), "gray")
-    values = [((0, 0, 40, 40), 0.5), ((0, 0, 20, 40), 0.5)]
-    shown = np.asarray(overlay(picture, values, longest=40, bar=False), float)
-    assert shown[20, 10].sum() > shown[20, 30].sum()
-    overlay(picture, [], longest=40)  # no attention at all is no error
-    assert colours(np.array([0.0, 1.0])).tolist() == [[20, 11, 53], [252, 250, 164]]
 
 
 def test_a_ratio_stands_beside_that_of_an_even_look() -> None:

@@ -13,8 +13,9 @@ from lookright.reports.generation import GenerationReport
 from lookright.reports.inference import InferenceExample, InferenceReport
 from lookright.selection.attention import AttentionSelection
 from lookright.selection.base import Decision
-from lookright.types import Prompt, Region
+from lookright.types import Footprint, Prompt, Region
 
+LEFT, RIGHT = (Footprint(box=(left, 0, left + 16, 24), share=1.0) for left in (0, 16))
 NASTY = '<script>alert("x")</script>'
 
 
@@ -121,7 +122,7 @@ def test_generation_report_without_attention_or_pictures(tmp_path: Path) -> None
 def test_inference_report(tmp_path: Path, with_heat: bool) -> None:
     report = InferenceReport(tmp_path, num_examples=2)
     for index in range(4):
-        heat = [[((0, 0, 16, 24), 0.4), ((16, 0, 32, 24), 0.1)]] * 2 if with_heat and index > 1 else None
+        heat = [[(LEFT, 0.4), (RIGHT, 0.1)]] * 2 if with_heat and index > 1 else None
         report.add(
             InferenceExample(
                 prompt=make_prompt(tmp_path, index),
@@ -149,7 +150,7 @@ def test_single_images_alone(tmp_path: Path) -> None:
 
 def test_comparison(tmp_path: Path) -> None:
     base, tuned = metrics(right=20, ratio=0.4), metrics(right=45, ratio=0.7)
-    heat = [[((0, 0, 32, 24), 0.5)]] * 2
+    heat = [[(LEFT, 0.5), (RIGHT, 0.2)]] * 2
     example = ComparedExample(
         prompt=make_prompt(tmp_path),
         base=NASTY,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from lookright.backbones.prompts import EncodedPrompt, check_placeholders, expand_images, shared_prompt
 from lookright.backbones.tokenizer import TextTokenizer
 from lookright.errors import RecordError
-from lookright.types import IMAGE_PLACEHOLDER, Box, Size
+from lookright.types import IMAGE_PLACEHOLDER, Box, Footprint, Size
 
 
 class TokenMap(ABC):
@@ -28,8 +28,8 @@ class TokenMap(ABC):
         """
 
     @abstractmethod
-    def footprints(self) -> list[Box | None]:
-        """Pixel rectangle of the picture that each token sees, cut at the picture's edges.
+    def footprints(self) -> list[Footprint | None]:
+        """Tell what each token sees of the picture, and what share of the token that is.
 
         None for a separator and for a token that sees padding alone.
         """

@@ -1,12 +1,14 @@
 """From a pixel box to the cells of a regular token grid, through an affine resize."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lookright.backbones.base import TokenMap
-from lookright.types import Box, Size
+from lookright.types import Box, Footprint, Size
 
 
 def interval_coverage(low: float, high: float, num_cells: int, extent: float) -> Tensor:
@@ -14,6 +16,34 @@ def interval_coverage(low: float, high: float, num_cells: int, extent: float) ->
     edges = torch.linspace(0.0, extent, num_cells + 1, dtype=torch.float64)
     covered = edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)
     return covered.clamp(min=0.0) * num_cells / extent
+
+
+Span = tuple[float, float, float]
+"""Along one axis: first pixel and end of what a cell sees of the picture, and the share of the cell that this is."""
+
+
+def axis_spans(num_cells: int, side: float, scale: float, offset: float, extent: int) -> list[Span | None]:
+    """Where each of `num_cells` equal cells of [0, side) lies in a picture of `extent` pixels, None for padding alone.
+
+    The picture's pixel x lies at x * scale + offset. Neighbours share their edge to the last bit.
+    """
+    step = side / num_cells
+    edges = [(cell * step - offset) / scale for cell in range(num_cells + 1)]
+    spans: list[Span | None] = []
+    for start, stop in pairwise(edges):
+        low, high = max(0.0, start), min(float(extent), stop)
+        # a millionth of a pixel is rounding: the picture begins at the edge of this cell
+        spans.append((low, high, min((high - low) * scale / step, 1.0)) if high - low > 1e-6 else None)
+    return spans
+
+
+def grid_footprints(across: Sequence[Span | None], down: Sequence[Span | None]) -> list[Footprint | None]:
+    """Footprints of a grid's cells, row by row."""
+    return [
+        Footprint(box=(x[0], y[0], x[1], y[1]), share=x[2] * y[2]) if x is not None and y is not None else None
+        for y in down
+        for x in across
+    ]
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -46,20 +76,10 @@ class GridMap(TokenMap):
         )
         return torch.outer(down, across).flatten().float()
 
-    def footprints(self) -> list[Box | None]:
+    def footprints(self) -> list[Footprint | None]:
         """See TokenMap.footprints."""
-        step = self.side / self.cells
-        rows = [self._source(row * step, step, self.offset_y, self.size[1]) for row in range(self.cells)]
-        columns = [self._source(column * step, step, self.offset_x, self.size[0]) for column in range(self.cells)]
-        return [
-            (column[0], row[0], column[1], row[1]) if row is not None and column is not None else None
-            for row in rows
-            for column in columns
-        ]
-
-    def _source(self, start: float, step: float, offset: float, extent: int) -> tuple[float, float] | None:
-        """Where a cell of one axis lies in the picture."""
-        low, high = ((edge - offset) / self.scale for edge in (start, start + step))
-        low, high = max(0.0, low), min(float(extent), high)
-        # a millionth of a pixel is rounding: the picture begins at the edge of this cell
-        return (low, high) if high - low > 1e-6 else None
+        across, down = (
+            axis_spans(self.cells, self.side, self.scale, offset, extent)
+            for offset, extent in zip((self.offset_x, self.offset_y), self.size, strict=True)
+        )
+        return grid_footprints(across, down)

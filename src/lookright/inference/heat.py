@@ -10,14 +10,15 @@ from lookright.generation.answer import Answerer
 from lookright.packed.batch import move, pack
 from lookright.packed.forward import decoder_rows
 from lookright.reference.base import bare_model
-from lookright.types import Box, Prompt
+from lookright.types import Footprint, Prompt
 
-PictureHeat = list[tuple[Box, float]]
+PictureHeat = list[tuple[Footprint, float]]
+"""What each token of a picture sees of it, and the attention that it gets; separators and padding are left out."""
 
 
 @torch.no_grad()
 def attention_heat(answerer: Answerer, prompt: Prompt, answer: str, pictures: Pictures) -> list[PictureHeat]:
-    """For each picture, (pixel rectangle, attention) of its tokens: mean over heads and answer rows, at one layer."""
+    """For each picture, (footprint, attention) of its tokens: mean over heads and answer rows, at one layer."""
     backbone, model = answerer.backbone, bare_model(answerer.policy)
     example = encode_text_answer(backbone, prompt, answer, pictures)
     batch = move(pack([example]), next(model.parameters()).device)
@@ -33,5 +34,5 @@ def attention_heat(answerer: Answerer, prompt: Prompt, answer: str, pictures: Pi
 
 
 def _picture_heat(backbone: Backbone, size: tuple[int, int], num_pictures: int, values: list[float]) -> PictureHeat:
-    boxes = backbone.token_map(size, num_pictures).footprints()
-    return [(box, value) for box, value in zip(boxes, values, strict=True) if box is not None]
+    footprints = backbone.token_map(size, num_pictures).footprints()
+    return [(seen, value) for seen, value in zip(footprints, values, strict=True) if seen is not None]

@@ -1,16 +1,20 @@
-"""Attention over a picture as a heat map."""
+"""Attention over a picture as a heat map.
+
+The unit of a map is the even spread: what a place would have if every image token had the same attention. A token's
+attention lies evenly on its own area, padding included, so that one that touches the picture by a sliver is no
+brighter than its neighbours.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from lookright.pictures import as_rgb
-from lookright.types import Box, Size
+from lookright.types import Box, Footprint, Size
 
-HeatValues = Sequence[tuple[Box, float]]
-"""Pixel rectangle that a token sees, and the attention that it gets. Rectangles may overlap (views, tiles)."""
+HeatValues = Sequence[tuple[Footprint, float]]
+"""What each token sees of a picture, and the attention that it gets. Footprints may overlap (views, tiles)."""
 
 ANCHORS = np.array(
     [(20, 11, 53), (85, 15, 109), (150, 38, 103), (207, 68, 70), (243, 120, 25), (251, 185, 31), (252, 250, 164)], float
@@ -19,60 +23,49 @@ ANCHORS = np.array(
 
 TARGET, COMPANION = (255, 255, 255), (170, 178, 189)
 
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class HeatScale:
-    """What the colours mean: densities, attention per pixel, of the top of the scale and of an even spread."""
-
-    peak: float
-    even: float
-
-    @property
-    def label(self) -> str:
-        """The top of the scale as a multiple of an even spread over all pictures."""
-        return f"{self.peak / self.even:.1f}x" if self.even else "0"
+LOWEST_PEAK = 2.0
+"""The brightest colour is never less than this many times an even spread: an even look is not to look bright."""
 
 
-def heat_scale(pictures: Sequence[tuple[Size, HeatValues]]) -> HeatScale:
-    """One scale for all pictures of a prompt, so that their colours compare.
+def heat_levels(pictures: Sequence[tuple[Size, HeatValues]], longest: int = 480) -> list[np.ndarray]:
+    """Attention at each place of a prompt's pictures, as a multiple of an even spread over all of them: float[H, W].
 
-    The top is the 98th percentile of the tokens' densities (of few tokens the largest): a single token
-    that soaks up attention would else leave the rest of the map dark.
+    `longest`: points of the longer side of each map. A place has the sum, over the tokens that see it, of attention
+    over own area, relative to what that sum is where all tokens have the same attention, which is the mean over the
+    tokens weighted by their shares. So equal attention is 1 everywhere, and the attention on a
+    region is its mean level times what an even look gives it. A place that no token sees has 0.
     """
-    densities = [weight / _area(box) for _, values in pictures for box, weight in values if _area(box) > 0]
-    total = sum(weight for _, values in pictures for _, weight in values)
-    pixels = sum(width * height for (width, height), _ in pictures)
-    peak = float(np.quantile(densities, 0.98, method="higher")) if densities else 0.0
-    return HeatScale(peak=peak, even=total / pixels if pixels else 0.0)
+    weights = [(seen.share, weight) for _, values in pictures for seen, weight in values]
+    on_pictures, seen_area = sum(share * weight for share, weight in weights), sum(share for share, _ in weights)
+    even = on_pictures / seen_area if on_pictures else 1.0
+    return [_levels(size, values, even, longest) for size, values in pictures]
+
+
+def heat_peak(levels: Sequence[np.ndarray]) -> float:
+    """The level of the brightest colour for maps that are to compare: their 98th percentile, at least 2.
+
+    A few places that soak up attention would else leave the rest dark.
+    """
+    if not levels:
+        return LOWEST_PEAK
+    return max(LOWEST_PEAK, float(np.quantile(np.concatenate([part.ravel() for part in levels]), 0.98)))
 
 
 def overlay(
-    picture: Image.Image,
-    values: HeatValues,
-    boxes: Sequence[Box] = (),
-    *,
-    target: int | None = None,
-    scale: HeatScale | None = None,
-    bar: bool = True,
-    longest: int = 480,
+    picture: Image.Image, levels_HW: np.ndarray, peak: float, boxes: Sequence[Box] = (), target: int | None = None
 ) -> Image.Image:
-    """The picture, darkened, under its heat map, `longest` pixels on its longer side, a colour bar beside it.
-
-    `boxes` are outlined, number `target` strongly. `scale` compares several pictures; without it the
-    picture has its own.
-    """
-    scale = scale or heat_scale([(picture.size, values)])
-    zoom = longest / max(picture.size)
-    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
-    resample = Image.Resampling.LANCZOS if zoom < 1 else Image.Resampling.BICUBIC
+    """The picture under its heat map, as large as the map; `boxes` are outlined, number `target` strongly."""
+    size = (levels_HW.shape[1], levels_HW.shape[0])
+    zoom = size[0] / picture.width, size[1] / picture.height
+    resample = Image.Resampling.LANCZOS if zoom[0] < 1 else Image.Resampling.BICUBIC
     picture_HW3 = np.asarray(as_rgb(picture).resize(size, resample), float)
-    level_HW1 = np.clip(_density(size, values, zoom) / (scale.peak or 1.0), 0, 1)[..., None]
+    level_HW1 = np.clip(levels_HW / peak, 0, 1)[..., None]
     # Where little attention went the picture keeps its own colours: the question may be about them.
     opacity_HW1 = 0.10 + 0.68 * level_HW1**0.8
     blended = (1 - opacity_HW1) * 0.62 * picture_HW3 + opacity_HW1 * colours(level_HW1[..., 0])
     shown = Image.fromarray(blended.round().astype(np.uint8))
     _outline(shown, boxes, target, zoom)
-    return _with_bar(shown, scale.label) if bar else shown
+    return shown
 
 
 def colours(levels: np.ndarray) -> np.ndarray:
@@ -84,46 +77,29 @@ def colours(levels: np.ndarray) -> np.ndarray:
 def css_gradient() -> str:
     """The colour scale for a page's legend."""
     stops = ", ".join(f"rgb({red:.0f} {green:.0f} {blue:.0f})" for red, green, blue in ANCHORS)
-    return f"background: linear-gradient(to right, {stops})"
+    return f"linear-gradient(to right, {stops})"
 
 
-def _density(size: Size, values: HeatValues, zoom: float) -> np.ndarray:
-    """Attention per pixel of the original picture, summed where rectangles overlap: float[H, W]."""
-    density_HW = np.zeros((size[1], size[0]))
-    for (left, top, right, bottom), weight in values:
-        area = _area((left, top, right, bottom))
-        if area > 0:
-            rows = slice(max(round(top * zoom), 0), max(round(bottom * zoom), 0))
-            columns = slice(max(round(left * zoom), 0), max(round(right * zoom), 0))
-            density_HW[rows, columns] += weight / area
-    return density_HW
+def _levels(size: Size, values: HeatValues, even: float, longest: int) -> np.ndarray:
+    """One picture's map; `even` is what each token has in an even look."""
+    width, height = (max(1, round(side * longest / max(size))) for side in size)
+    across, down = width / size[0], height / size[1]
+    density_HW, even_HW = np.zeros((height, width)), np.zeros((height, width))
+    for seen, weight in values:
+        left, top, right, bottom = seen.box
+        place = slice(round(top * down), round(bottom * down)), slice(round(left * across), round(right * across))
+        density_HW[place] += weight / seen.own_area
+        even_HW[place] += even / seen.own_area
+    return np.divide(density_HW, even_HW, out=np.zeros_like(density_HW), where=even_HW > 0)
 
 
-def _area(box: Box) -> float:
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
-
-
-def _outline(image: Image.Image, boxes: Sequence[Box], target: int | None, zoom: float) -> None:
+def _outline(image: Image.Image, boxes: Sequence[Box], target: int | None, zoom: tuple[float, float]) -> None:
     draw = ImageDraw.Draw(image)
     order = sorted(range(len(boxes)), key=lambda index: index == target)
     for index in order:
-        left, top, right, bottom = (round(edge * zoom) for edge in boxes[index])
+        left, top, right, bottom = (round(edge * zoom[place % 2]) for place, edge in enumerate(boxes[index]))
         corners = (max(left, 0), max(top, 0), min(right, image.width) - 1, min(bottom, image.height) - 1)
         if corners[2] > corners[0] and corners[3] > corners[1]:
             if index == target:
                 draw.rectangle(corners, outline=(0, 0, 0), width=5)
             draw.rectangle(corners, outline=TARGET if index == target else COMPANION, width=3 if index == target else 1)
-
-
-def _with_bar(image: Image.Image, top_label: str) -> Image.Image:
-    """Room on the right with the colours from 0 up to `top_label`."""
-    margin, thick = 62, 14
-    canvas = Image.new("RGB", (image.width + margin, max(image.height, 60)), "white")
-    canvas.paste(image, (0, 0))
-    length = canvas.height - 24
-    ramp = colours(np.linspace(1, 0, length))[:, None, :].repeat(thick, axis=1)
-    canvas.paste(Image.fromarray(ramp.round().astype(np.uint8)), (image.width + 10, 12))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
-    for text, y in ((top_label, 12), ("0", 12 + length)):
-        draw.text((image.width + 10 + thick + 5, y), text, fill=(40, 44, 50), font=font, anchor="lm")
-    return canvas

@@ -129,10 +129,12 @@ def test_a_footprint_is_covered_by_itself_and_by_the_whole_picture_alike(
     tokens = TileMap(plan=plan_tiles(size, variant, hd_num, TILE), side=SIDE)
     footprints, whole = tokens.footprints(), tokens.coverage((0, 0, *size))
     assert len(footprints) == tokens.num_tokens
-    for index, box in enumerate(footprints):
-        if box is None:
+    for index, seen in enumerate(footprints):
+        if seen is None:
             assert whole[index] == 0
             continue
+        box = seen.box
+        assert seen.share == pytest.approx(whole[index].item(), abs=1e-5)
         assert 0 <= box[0] < box[2] <= size[0]
         assert 0 <= box[1] < box[3] <= size[1]
         own = tokens.coverage(box)
@@ -145,9 +147,13 @@ def test_a_footprint_is_covered_by_itself_and_by_the_whole_picture_alike(
 def test_footprints_by_hand() -> None:
     tokens = TileMap(plan=plan_tiles((168, 100), "inference", 6, TILE), side=SIDE)
     head, tail = tokens.footprints()[:12], tokens.footprints()[13:]
-    assert head[:4] == [(0.0, 0.0, 56.0, 56.0), (56.0, 0.0, 112.0, 56.0), (112.0, 0.0, 168.0, 56.0), None]
-    assert head[4] == (0.0, 56.0, 56.0, 100.0)
+    first_row = [(0.0, 0.0, 56.0, 56.0), (56.0, 0.0, 112.0, 56.0), (112.0, 0.0, 168.0, 56.0)]
+    assert [seen.box for seen in head[:3]] == first_row and head[3] is None
+    assert head[4].box == (0.0, 56.0, 56.0, 100.0) and head[4].share == pytest.approx(44 / 56)
     assert head[8:] == [None] * 4
-    assert tail[1] == (28.0, 0.0, 56.0, 28.0)
-    assert tail[3 * 7 + 5 : 3 * 7 + 7] == [(140.0, 84.0, 168.0, 100.0), None]
+    assert tail[1].box == (28.0, 0.0, 56.0, 28.0) and tail[1].share == 1
+    corner = tail[3 * 7 + 5]
+    assert corner.box == (140.0, 84.0, 168.0, 100.0) and tail[3 * 7 + 6] is None
+    # 16 of the 28 rows of the token's cell, and all of that cell as its own area
+    assert corner.share == pytest.approx(16 / 28) and corner.own_area == pytest.approx(28 * 28)
     assert tail[4 * 7 :] == [None] * 14

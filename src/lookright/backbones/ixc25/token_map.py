@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lookright.backbones.base import TokenMap
-from lookright.backbones.grid import interval_coverage
+from lookright.backbones.grid import Span, axis_spans, grid_footprints, interval_coverage
 from lookright.backbones.ixc25.image_transform import TilePlan
-from lookright.types import Box
+from lookright.types import Box, Footprint
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ class TileMap(TokenMap):
         overview, tiles = (self._shares(box, rows, columns) for rows, columns in self._grids())
         return torch.cat([overview, overview.new_zeros(1), tiles]).float()
 
-    def footprints(self) -> list[Box | None]:
+    def footprints(self) -> list[Footprint | None]:
         """See TokenMap.footprints; a place has two tokens, one of the overview and one of a tile."""
-        overview, tiles = (self._boxes(rows, columns) for rows, columns in self._grids())
+        overview, tiles = (self._footprints(rows, columns) for rows, columns in self._grids())
         return [*overview, None, *tiles]
 
     def _grids(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -48,12 +48,10 @@ class TileMap(TokenMap):
         down = self._axis_shares(box[1], box[3], axis=1, cells=rows)
         return torch.nn.functional.pad(torch.outer(down, across), (0, 1)).flatten()
 
-    def _boxes(self, rows: int, columns: int) -> list[Box | None]:
-        """Pixel boxes of a grid over the canvas with None after every row."""
+    def _footprints(self, rows: int, columns: int) -> list[Footprint | None]:
+        """Footprints of a grid over the canvas with None after every row."""
         across, down = self._axis_spans(axis=0, cells=columns), self._axis_spans(axis=1, cells=rows)
-        return [
-            (x[0], y[0], x[1], y[1]) if x is not None and y is not None else None for y in down for x in [*across, None]
-        ]
+        return grid_footprints([*across, None], down)
 
     def _axis_shares(self, low: float, high: float, *, axis: int, cells: int) -> Tensor:
         """Share of each cell along one axis (0 across, 1 down) that [low, high) of the picture covers."""
@@ -61,15 +59,10 @@ class TileMap(TokenMap):
         inside = (min(max(edge, 0.0), extent) * scale + offset for edge in (low, high))
         return interval_coverage(*inside, cells, self.plan.canvas[axis])
 
-    def _axis_spans(self, *, axis: int, cells: int) -> list[tuple[float, float] | None]:
+    def _axis_spans(self, *, axis: int, cells: int) -> list[Span | None]:
         """Where each cell along one axis lies in the picture, None for padding alone."""
         extent, scale, offset = self._axis(axis)
-        step = self.plan.canvas[axis] / cells
-        spans = []
-        for cell in range(cells):
-            low, high = (min(max((edge * step - offset) / scale, 0.0), float(extent)) for edge in (cell, cell + 1))
-            spans.append((low, high) if high - low > 1e-6 else None)
-        return spans
+        return axis_spans(cells, self.plan.canvas[axis], scale, offset, extent)
 
     def _axis(self, axis: int) -> tuple[int, float, int]:
         """Along one axis: the picture's pixels, canvas pixels for each of them, canvas pixels before the first."""
