@@ -1,7 +1,7 @@
 """Shared fixtures: small random models that need no download."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,14 @@ WORDS = (
     "Regarding the central picture, is there a square here?"
 )
 ANSWERS = ("red", "blue", "green", "yes", "no", "circle", "triangle", "square")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of pictures lies in a folder of this session, for its commands too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKRIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -28,6 +29,10 @@ MAX_PIXELS = 2**26
 """8192 x 8192, 256 MiB once decoded (PIL keeps RGB in 4 bytes a pixel); single cameras reach 60 million."""
 MAX_ASPECT = 200
 """Longest side in shortest sides: at 336 pixels the short side of a longer strip is a pixel."""
+
+LARGE = 2**24
+"""Pixels from which on pictures are checked one at a time: 64 MiB each."""
+_ONE_LARGE = Lock()
 
 PICTURE_ERRORS = (
     OSError,
@@ -91,10 +96,16 @@ def checked_size(data: bytes | Path, name: str) -> Size:
         with _opened(data) as image:
             _check_limits(image.size, f"picture {name}")
             if image.format != "PNG":
-                return _converted(image).size
+                return _decoded_size(image)
             image.verify()
         with _opened(data) as image:
-            return _converted(image).size
+            return _decoded_size(image)
+
+
+def _decoded_size(image: Image.Image) -> Size:
+    """Size upright, found by decoding; large pictures one at a time, whatever the number of threads that check."""
+    with _ONE_LARGE if image.width * image.height > LARGE else nullcontext():
+        return _converted(image).size
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

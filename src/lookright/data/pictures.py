@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from lookright.data.picture_memory import PictureMemory, content_key, file_key
 from lookright.errors import RecordError
-from lookright.pictures import checked_size, decode_rgb, leaves_folder
+from lookright.pictures import checked_size, decode_rgb, leaves_folder, limits_fault
 from lookright.types import Size
 
 
@@ -20,14 +21,15 @@ class Pictures(Protocol):
         ...
 
     def size(self, name: str) -> Size:
-        """Width and height, once the picture was found whole; remembered. Raises RecordError."""
+        """Width and height upright, once the picture was found to decode; remembered. Raises RecordError."""
         ...
 
 
 class CheckedPictures:
     """The part that all kinds of pictures share; a kind says where the picture is."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: PictureMemory) -> None:
+        self._memory = memory
         self._sizes: dict[str, Size] = {}
 
     def encoded(self, name: str) -> bytes | Path:
@@ -51,8 +53,20 @@ class CheckedPictures:
         """See `Pictures.size`."""
         if name not in self._sizes:
             with self._readable(name):
-                self._sizes[name] = checked_size(self.encoded(name), name)
+                self._sizes[name] = self._checked(name, self.encoded(name))
         return self._sizes[name]
+
+    def _checked(self, name: str, data: bytes | Path) -> Size:
+        """From the memory, else by decoding the picture."""
+        key = _key(data)
+        known = self._memory.get(key)
+        if known is not None and limits_fault(known) is None:
+            return known
+        size = checked_size(data, name)
+        # a file that changes as it is read is not what the key says
+        if _key(data) == key:
+            self._memory.put(key, size)
+        return size
 
     @contextmanager
     def _readable(self, name: str) -> Iterator[None]:
@@ -70,7 +84,7 @@ class PictureFolder(CheckedPictures):
     """Files under one folder; a path that leaves it raises RecordError (reason `path`)."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__()
+        super().__init__(PictureMemory(root))
         self.root = root
 
     def encoded(self, name: str) -> Path:
@@ -88,7 +102,7 @@ class TablePictures(CheckedPictures):
     """Pictures in the rows of a table (`#<row>/<n-th>`) beside paths into a folder."""
 
     def __init__(self, table: Any, folder: PictureFolder) -> None:
-        super().__init__()
+        super().__init__(folder._memory)
         self._table, self._folder = table, folder
 
     def encoded(self, name: str) -> bytes | Path:
@@ -103,3 +117,7 @@ def embedded(cell: Any) -> bytes:
     """Bytes of one picture cell: bytes, or {bytes, path} as `datasets` stores them; empty where it holds a path."""
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     return data if isinstance(data, bytes) else b""
+
+
+def _key(data: bytes | Path) -> str:
+    return file_key(data) if isinstance(data, Path) else content_key(data)

@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lookright.data.geometry import INFERRED
 from lookright.data.pictures import PictureFolder, Pictures, TablePictures
@@ -23,10 +23,14 @@ from lookright.data.records import (
 )
 from lookright.data.validate import BadRecords, OnBadRecord, check_record
 from lookright.errors import ConfigError, RecordError
+from lookright.streams import in_threads, progress
 from lookright.types import Preference, Prompt
 
 Entry = tuple[str, Callable[[], Any]]
 """Where a record lies, and its raw value (may raise RecordError)."""
+
+BAR_AFTER = 2.0
+"""Seconds of checking from which on a progress bar is shown."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -72,25 +76,40 @@ def _collect(path: Path, entries: Iterator[Entry], pictures: Pictures, on_bad_re
     bad = BadRecords(on_bad_record)
     records: dict[str, Any] = {}
     first_seen: dict[str, str] = {}
-    num_records = 0
-    for where, read in entries:
-        num_records += 1
-        try:
-            record = read()
-            where = f"{where} (id {record.id})"
-            check_record(record, pictures)
-            if record.id in first_seen:
-                raise RecordError("duplicate_id", f"the id was already used at {first_seen[record.id]}")
-        except RecordError as error:
-            bad.add(where, error)
-            continue
-        first_seen[record.id] = where
-        records[record.id] = record
+    listed = list(entries)
+    num_records = len(listed)
+    for where, found in _examined(path, listed, pictures):
+        if isinstance(found, RecordError):
+            bad.add(where, found)
+        elif found.id in first_seen:
+            bad.add(where, RecordError("duplicate_id", f"the id was already used at {first_seen[found.id]}"))
+        else:
+            first_seen[found.id] = where
+            records[found.id] = found
     if not num_records:
         raise ConfigError(f"data.path={path}: the file holds no record")
     bad.finish(num_records)
     _tell_inferred(path, records.values())
     return RecordSet(records=list(records.values()), pictures=pictures, dropped=bad.counts)
+
+
+def _examined(path: Path, entries: Sequence[Entry], pictures: Pictures) -> Iterator[tuple[str, Record | RecordError]]:
+    """Every record, or what is wrong with it, and where it lies; pictures are decoded in threads."""
+
+    def examine(entry: Entry) -> tuple[str, Record | RecordError]:
+        where, read = entry
+        try:
+            record = read()
+            where = f"{where} (id {record.id})"
+            check_record(record, pictures)
+        except RecordError as error:
+            return where, error
+        return where, record
+
+    examined = in_threads(examine, entries)
+    if rank_zero_only.rank == 0:
+        examined = progress(examined, len(entries), f"check {path.name}", delay=BAR_AFTER)
+    return examined
 
 
 def _tell_inferred(path: Path, records: Iterable[Record]) -> None:

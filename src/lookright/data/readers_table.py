@@ -2,6 +2,7 @@
 
 import bisect
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from lookright.data.pictures import embedded
@@ -11,6 +12,8 @@ from lookright.types import IMAGE_PLACEHOLDER, Preference
 
 COLUMNS = ("images", "prompt", "chosen", "rejected")
 OPTIONAL = ("format", "target", "regions")
+_READING = Lock()
+"""Held while a row group is read, so that threads that want the same one read it once; of no table, which pickle."""
 
 
 class Table(Protocol):
@@ -28,7 +31,10 @@ class Table(Protocol):
 
 
 class ParquetTable:
-    """One parquet file or a folder of them in the order of their names; holds one row group in memory."""
+    """One parquet file or a folder of them in the order of their names; holds two row groups in memory.
+
+    Two, since threads that read rows in order meet where one group ends and the next begins.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -40,7 +46,7 @@ class ParquetTable:
         self._parquet = parquet.ParquetFile
         self._groups: list[tuple[Path, int]] = []
         self._starts = [0]
-        self._held: tuple[int, Any] = (-1, None)
+        self._held: dict[int, Any] = {}
         for file_path in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
             self._add_file(file_path)
 
@@ -68,10 +74,13 @@ class ParquetTable:
 
     def _group(self, number: int) -> Any:
         """The file is opened anew for each group and read by this thread: safe in worker processes."""
-        if self._held[0] != number:
-            path, group = self._groups[number]
-            self._held = (number, self._parquet(path).read_row_group(group, use_threads=False))
-        return self._held[1]
+        with _READING:
+            if number not in self._held:
+                path, group = self._groups[number]
+                if len(self._held) == 2:
+                    self._held.pop(next(iter(self._held)))
+                self._held[number] = self._parquet(path).read_row_group(group, use_threads=False)
+            return self._held[number]
 
 
 class DatasetTable:
