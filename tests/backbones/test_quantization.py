@@ -12,18 +12,21 @@ from torch import nn
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.ixc25 import Ixc25Backbone
+from lookright.backbones.ixc25.tiny import write_ixc25_folder
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.quantization import BYTES_PER_WEIGHT, loading_arguments
+from lookright.backbones.quantization import BYTES_PER_WEIGHT, CPU_LAYOUT, keep_trainable, loading_arguments
+from lookright.backbones.tiny import write_llava_folder
 from lookright.errors import ConfigError
 from lookright.packed.batch import PackedBatch, move, pack
 from lookright.reference.adapter_off import AdapterOff
-from lookright.reference.base import ModelPair
+from lookright.reference.base import ModelPair, Reference
+from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reference.identity import describe_components
 from lookright.runtime import with_adapter
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
-from tests.examples import LONG, gradients, make_example, shake_adapters
+from tests.examples import LONG, gradients, lively_model, make_example, shake_adapters
 
 FAMILIES = {
     "tiny_llava": (LlavaBackbone, 6 * 7),
@@ -41,11 +44,11 @@ def family(request: pytest.FixtureRequest) -> tuple[Backbone, Backbone, int]:
     return made(path=path), made(path=path, quantization="4bit"), count
 
 
-def make_pair(backbone: Backbone, model: nn.Module | None = None) -> ModelPair:
+def make_pair(backbone: Backbone, model: nn.Module | None = None, reference: Reference | None = None) -> ModelPair:
     torch.manual_seed(0)
     model = backbone.build() if model is None else model
     policy = LoraTuning(r=4, alpha=8, dropout=0.0).apply(backbone, model)
-    return ModelPair(backbone, shake_adapters(policy), AdapterOff()).train()
+    return ModelPair(backbone, shake_adapters(policy), reference or AdapterOff()).train()
 
 
 def make_batch(backbone: Backbone) -> PackedBatch:
@@ -84,6 +87,66 @@ def test_a_step_is_that_of_the_rounded_weights(family: tuple[Backbone, Backbone,
     assert_same_gradients(
         {name: given[name] for name in trained}, {name: wanted[name] for name in trained}, rtol=1e-3, why="float32"
     )
+
+
+def write_folder(name: str, folder: Path, width: int) -> None:
+    """A family's folder with sharp weights; `width` is that of every 4-bit layer's input but the MLP's last."""
+    text = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision = {"patch_size": 14, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
+    words, heads = [f"USER: ASSISTANT: Image1: Image2: In Image1, what color is the shape? {LONG}"], {}
+    if name == "tiny_llava":
+        heads = {"num_key_value_heads": 2}
+        vision |= {"image_size": 42, "num_attention_heads": 2}
+        write_llava_folder(folder, words, vocab_size=330, text=text | heads, vision=vision)
+    else:
+        heads = {"num_key_value_heads": 2, "plora_rank": 4, "plora_alpha": 8.0}
+        vision |= {"image_size": 84, "num_attention_heads": 2}
+        write_ixc25_folder(folder, words, vocab_size=340, text=text | heads, vision=vision)
+    backbone = FAMILIES[name][0](path=str(folder))
+    backbone.save_pretrained(lively_model(backbone, torch.float32), folder)
+
+
+# 96 and 160 are no multiples of 64, the weights that share a scale: a row's weights then begin amid a block
+@pytest.mark.parametrize("width", [96, 128, 160])
+@pytest.mark.parametrize("units", [True, False], ids=["bfloat16 units", "none"])
+@pytest.mark.parametrize("copied", [False, True], ids=["adapters off", "frozen copy"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_after_a_reference_pass_a_step_is_still_that_of_the_rounded_weights(
+    name: str, copied: bool, units: bool, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the CPU can: no layer repacks its weight in the first pass, in evaluation mode without gradients."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: units)
+    assert getattr(Linear4bit(64, 64), CPU_LAYOUT) is units, "bitsandbytes asks elsewhere what the CPU can"
+    write_folder(name, tmp_path, width)
+    backbone, four_bit = (FAMILIES[name][0](path=str(tmp_path), quantization=kind) for kind in (None, "4bit"))
+    quantised = four_bit.build()
+    plain = rounded(backbone.build(), quantised)
+    batch, found = make_batch(backbone), []
+    for one, model in ((backbone, plain), (four_bit, quantised)):
+        pair = make_pair(one, model, FrozenCopy() if copied else None)
+        pair.eval()
+        with torch.no_grad():
+            features = pair.image_features(batch)
+            before = pair.score(batch, features).logps
+            reference = pair.reference_logps(batch, features)
+        pair.train()
+        logps = pair.score(batch, pair.image_features(batch)).logps
+        found.append((logps, before, reference, gradients(logps.sum(), pair)))
+    *wanted, wanted_gradients = found[0]
+    *given, given_gradients = found[1]
+    for what, one, other in zip(("policy", "policy before", "reference"), given, wanted, strict=True):
+        assert_close(one, other, atol=1e-4, rtol=1e-5, why="float32 products in another order", name=what)
+    assert_same_gradients(given_gradients, wanted_gradients, rtol=1e-4, why="float32 products in another order")
+    marks = {getattr(part, CPU_LAYOUT) for part in pair.modules() if isinstance(part, Linear4bit)}
+    assert marks == {False}
+
+
+def test_layers_without_the_choice_are_left_as_they_are() -> None:
+    """Those that are not in 4 bits, and those of a bitsandbytes that has one layout."""
+    layer, old = nn.Linear(2, 2), Linear4bit(64, 64)
+    delattr(old, CPU_LAYOUT)
+    keep_trainable(nn.Sequential(layer, old))
+    assert not hasattr(layer, CPU_LAYOUT) and not hasattr(old, CPU_LAYOUT)
 
 
 def test_only_the_decoder_is_held_in_4_bits(family: tuple[Backbone, Backbone, int]) -> None:

@@ -23,7 +23,7 @@ from lookright.attention import PackedCall, suffix_attention, use_lookright_atte
 from lookright.backbones.base import Backbone
 from lookright.backbones.folder import check_folder
 from lookright.backbones.grid import GridMap
-from lookright.backbones.quantization import check_quantization, loading_arguments
+from lookright.backbones.quantization import check_quantization, keep_trainable, loading_arguments
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
 from lookright.types import Size
@@ -102,6 +102,7 @@ class LlavaBackbone(Backbone):
             kept = [self.vision_prefix.rstrip("."), self.projector_prefix.rstrip("."), "lm_head"]
             loading = loading_arguments(self.quantization, dtype, kept)
             model = LlavaForConditionalGeneration.from_pretrained(self.path, dtype=dtype, **loading)
+            keep_trainable(model)
         else:
             model = LlavaForConditionalGeneration(copy.deepcopy(self.config)).to(dtype)
         decoder = self.language_model(model)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from lookright.errors import ConfigError
@@ -15,6 +16,9 @@ QUANT_TYPE = "nf4"
 """4-bit NormalFloat (section 3), with the constants quantised once more."""
 BYTES_PER_WEIGHT = 0.5 + (8 + 32 / 256) / 64 / 8
 """4 bits, one 8-bit scale for 64 weights and one float32 for 256 scales (section 3, double quantization)."""
+
+CPU_LAYOUT = "support_avx512bf16_for_cpu"
+"""Whether a bitsandbytes layer may repack its weight for inference."""
 
 
 def check_quantization(kind: str | None) -> str | None:
@@ -49,6 +53,18 @@ def loading_arguments(kind: str | None, dtype: torch.dtype, unquantised: Sequenc
         llm_int8_skip_modules=list(unquantised),
     )
     return {"quantization_config": config, "device_map": {"": loading_device()}}
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Bar the inference layout of every 4-bit layer in `model`; call it before the first forward pass.
+
+    On CPUs with bfloat16 units a bitsandbytes layer repacks its weight for good in its first pass in evaluation mode
+    without gradients, as a reference pass is. From then on it computes in bfloat16 and gives its input no gradient.
+    The mark goes with the layer: into copies, and below the layers that PEFT puts around it.
+    """
+    for part in model.modules():
+        if hasattr(part, CPU_LAYOUT):  # as 0.49 and 0.50 have it
+            setattr(part, CPU_LAYOUT, False)
 
 
 def loading_device() -> torch.device:

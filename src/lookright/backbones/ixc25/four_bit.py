@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM
 from lookright.backbones.ixc25.plora import PartialLoraLinear, add_on_image_rows
-from lookright.backbones.quantization import QUANT_TYPE, loading_device
+from lookright.backbones.quantization import QUANT_TYPE, keep_trainable, loading_device
 
 
 class PartialLoraLinear4bit(Linear4bit):
@@ -36,4 +36,5 @@ def quantise(model: Ixc25ForCausalLM, dtype: torch.dtype) -> None:
             if isinstance(child, PartialLoraLinear):
                 setattr(part, name, PartialLoraLinear4bit(child, dtype).to(device))
     model.to(device)
+    keep_trainable(model)
     model.is_loaded_in_4bit = True  # by this PEFT chooses its layers
