@@ -111,7 +111,23 @@ def test_ratios_and_errors() -> None:
     assert errors["sequence"]["sequence_confusion"]["value"] == 100
     assert (errors["multi_image"]["num_wrong"], errors["multi_image"]["num_judged"]) == (3, 2)
     assert errors["multi_image"]["other"]["value"] == 50
-    assert errors["single_image"] == {"num_wrong": 1, "num_judged": 0}
+    assert errors["single_image"] == {"num_wrong": 1, "num_judged": 0, "num_wrong_kind": 0}
+
+
+def test_chance_level_by_hand() -> None:
+    """Means of the formats weigh alike; where a question's chance is not known there is none."""
+    metrics = Metrics()
+    for chance in (1 / 2, 1 / 4):
+        metrics.add(format_name="sequence", num_images=2, correct=True, chance=chance)
+    metrics.add(format_name="grid_collage", num_images=9, correct=False, chance=1 / 8, wrong_kind=True)
+    metrics.add(format_name=None, num_images=1, correct=True)
+    found = metrics.result()
+    chances = {name: entry["chance"] for name, entry in found["accuracy"].items()}
+    assert chances == {"sequence": 37.5, "grid_collage": 12.5, "single_image": None, "multi_image": 25.0}
+    assert found["errors"]["grid_collage"]["num_wrong_kind"] == found["errors"]["multi_image"]["num_wrong_kind"] == 1
+    metrics.add(format_name="sequence", num_images=3, correct=True)
+    accuracy = metrics.result()["accuracy"]
+    assert accuracy["sequence"]["chance"] is accuracy["multi_image"]["chance"] is None
 
 
 def test_plain_json_and_nothing_from_nothing() -> None:

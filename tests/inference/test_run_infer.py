@@ -17,7 +17,8 @@ from PIL import Image
 from lookright.backbones.llava import LlavaBackbone
 from lookright.data.records import read_prompts, write_jsonl
 from lookright.errors import ConfigError, LookRightError
-from lookright.inference.run import infer
+from lookright.inference.run import chance, infer
+from lookright.made_by import read_made_by
 from lookright.streams import AppendOnly
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Prompt, Region
@@ -49,7 +50,7 @@ def question(folder: Path, number: int) -> Prompt:
         format=name,
         target=0,
         regions=regions,
-        provenance={"region_answers": ["red", *["blue"] * (count - 1)]},
+        provenance={"source": "noise", "region_answers": ["red", *["blue"] * (count - 1)]},
     )
 
 
@@ -96,7 +97,7 @@ def test_metrics_against_a_count_by_hand(run: Run, plain: Path, questions_file: 
             answers[0] = said[prompt.id]
         elif prompt.id in confused:
             answers[1] = said[prompt.id]
-        prompts.append(replace(prompt, answer=answers[0], provenance={"region_answers": answers}))
+        prompts.append(replace(prompt, answer=answers[0], provenance=prompt.provenance | {"region_answers": answers}))
     (tmp_path / "images").symlink_to(questions_file.parent / "images")
     write_jsonl(tmp_path / "known.jsonl", prompts)
     result = run(tmp_path / "out", f"data.path={tmp_path / 'known.jsonl'}")
@@ -124,6 +125,27 @@ def test_metrics_against_a_count_by_hand(run: Run, plain: Path, questions_file: 
     assert result["errors"]["multi_image"]["num_wrong"] == 8
     assert result["errors"]["multi_image"]["sequence_confusion"]["value"] == pytest.approx(100 * 2 / 8)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
+    # q0 q4 q8 q12 show 2, 3, 4 and 2 images (the model's answer to q4 is not red)
+    assert [line["chance"] for line in lines if line["format"] == "sequence"] == [1 / 2, 1 / 3, 1 / 4, 1 / 2]
+    assert accuracy["sequence"]["chance"] == pytest.approx(100 * (1 / 2 + 1 / 3 + 1 / 4 + 1 / 2) / 4)
+    assert accuracy["single_image"]["chance"] is None
+    assert {line["source"] for line in lines} == {"noise"}
+
+
+def test_run_says_what_made_it(plain: Path, llava_weights: Path, questions_file: Path) -> None:
+    record = read_made_by(plain)
+    assert str(llava_weights) in record.model and record.data == str(questions_file)
+    assert record.decoding == "Decoder, max_new_tokens=3, num_beams=1"
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"), [(["red", "blue", "Red."], 2 / 3), (["red", None], None), (["red"], None)]
+)
+def test_chance_is_the_share_of_shown_images_with_the_answer(
+    answers: list[str | None], wanted: float | None, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    assert chance(replace(question(tmp_path, 0), provenance={"region_answers": answers})) == wanted
 
 
 def test_report_shows_pictures_with_heat(plain: Path) -> None:

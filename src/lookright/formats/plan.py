@@ -92,6 +92,7 @@ class PromptPlanner:
                 "source": self._source.name,
                 "split": self._split,
                 "source_id": target.id,
+                "source_picture": target.picture,
                 "seed": self._seed,
                 "number": number,
                 "companions": self._drawer.rule,

@@ -19,6 +19,7 @@ from lookright.generation.compose import compose, make_lots
 from lookright.generation.parts import GenerationParts
 from lookright.generation.select import merge_shards, rows, select
 from lookright.generation.workspace import Workspace, open_workspace
+from lookright.made_by import made_by, shown_path
 from lookright.reports.generation import GenerationReport
 from lookright.runtime import load_policy
 from lookright.streams import AppendOnly, progress, read_lines, write_atomically
@@ -41,9 +42,19 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
         print(f"shard {workspace.index} of {workspace.count} is done; stage=select joins all of them")
         return None
     summary = _select(parts, workspace) if "select" in parts.stages else _composed_summary(workspace)
+    made_by(config, "generate.py", _data(config)).write(workspace.folder)
     (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _tell(summary, workspace)
     return summary
+
+
+def _data(config: DictConfig) -> str:
+    """Source, split and number of prompts in words."""
+    source = {key: value for key, value in config.source.items() if key != "_target_" and value is not None}
+    values = ", ".join(f"{key}={shown_path(str(value))}" for key, value in source.items())
+    name = str(config.source["_target_"]).rpartition(".")[2]
+    name = f"{name} ({values})" if values else name
+    return f"{name}, {config.split} split, num_prompts={config.num_prompts}, seed={config.seed}"
 
 
 def _compose(parts: GenerationParts, workspace: Workspace) -> None:

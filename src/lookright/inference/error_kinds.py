@@ -22,6 +22,7 @@ from lookright.answers import normal_words, same_answer
 from lookright.inference.matching import is_correct
 
 ErrorKind = Literal["sequence_confusion", "element_interference", "other"]
+YES_OR_NO = (["yes"], ["no"])
 ERROR_KINDS: tuple[ErrorKind, ...] = ("sequence_confusion", "element_interference", "other")
 
 
@@ -49,6 +50,11 @@ def error_kind(
     mixes_answers = bool(said & target) and bool(said & only_companions)
     foreign = _words(companion_facts) - _words(target_facts) - target
     return "element_interference" if mixes_answers or said & foreign else "other"
+
+
+def wrong_kind(prediction: str, answer: str) -> bool:
+    """Whether a prediction opens with yes or no where the ground truth is neither: it did not take the question."""
+    return normal_words(answer) not in YES_OR_NO and normal_words(prediction)[:1] in YES_OR_NO
 
 
 def _words(texts: Collection[str]) -> set[str]:

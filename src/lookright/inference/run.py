@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.answers import same_answer
 from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.data.pictures import Pictures
 from lookright.errors import ConfigError, LookRightError
 from lookright.generation.answer import Answerer, ScoredAnswer
-from lookright.inference.error_kinds import error_kind
+from lookright.inference.error_kinds import error_kind, wrong_kind
 from lookright.inference.heat import attention_heat
 from lookright.inference.matching import is_correct
 from lookright.inference.metrics import Metrics
 from lookright.inference.questions import Questions
 from lookright.logprobs import check_rows
 from lookright.losses.band import one_layer
+from lookright.made_by import describe_data, made_by
 from lookright.reports.inference import InferenceExample, InferenceReport
 from lookright.runtime import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.streams import AppendOnly, progress, read_lines
@@ -50,6 +52,8 @@ def infer(config: DictConfig) -> dict[str, Any]:
         ratio_rows=config.ratio_rows,
     )
     _predict(answerer, parts.questions, folder)
+    record = made_by(config, "infer.py", describe_data(config.data))
+    record.write(folder)
     result = _report(answerer, parts.questions, folder, config.overlays)
     print(_headline(result))
     print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
@@ -165,7 +169,10 @@ def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
         "id": prompt.id,
         "format": prompt.format,
         "num_images": prompt.num_images,
+        "source": prompt.provenance.get("source"),
+        "source_picture": prompt.provenance.get("source_picture"),
         "answer": prompt.answer,
+        "chance": chance(prompt),
         "prediction": answer.text,
         "correct": right,
         "attention_ratio": item.attention_ratio if used is None else used,
@@ -180,6 +187,17 @@ def companion_answers(prompt: Prompt) -> list[str]:
     """What the same question is answered for the other images shown, where the source says it."""
     answers = prompt.provenance.get("region_answers") or []
     return [answer for number, answer in enumerate(answers) if number != prompt.target and answer is not None]
+
+
+def chance(prompt: Prompt) -> float | None:
+    """Share of the shown images that have the ground truth as their answer: what picking one at random gets right.
+
+    In (0, 1]; None for a single image, of which none is picked, and where the source does not know all answers.
+    """
+    answers = prompt.provenance.get("region_answers") or []
+    if len(answers) < 2 or None in answers:
+        return None
+    return sum(same_answer(answer, prompt.answer) for answer in answers) / len(answers)
 
 
 def _report(answerer: Answerer, questions: Questions, folder: Path, num_overlays: int) -> dict[str, Any]:
@@ -197,6 +215,8 @@ def _report(answerer: Answerer, questions: Questions, folder: Path, num_overlays
                 attention_ratio=line["attention_ratio"],
                 even_ratio=line["even_ratio"],
                 error_kind=line["error_kind"],
+                wrong_kind=wrong_kind(line["prediction"], line["answer"]),
+                chance=line.get("chance"),
             )
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")

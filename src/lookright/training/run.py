@@ -20,6 +20,7 @@ from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.errors import ConfigError
+from lookright.made_by import describe_data, made_by
 from lookright.runtime import torch_dtype
 from lookright.training.compilation import compile_blocks
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger, close, with_metrics_file
@@ -72,6 +73,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         summary = json.loads((folder / SUMMARY_FILE).read_text())
     close(trainer.loggers)
     if trainer.is_global_zero:
+        made_by(config, "train.py", describe_data(config.data)).write(folder)
         summary["weights"] = task.save(module, folder).name
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / METRICS_FILE} and {folder / SUMMARY_FILE}")

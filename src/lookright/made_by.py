@@ -1,0 +1,134 @@
+"""What made a page or a file of numbers: model, data, command, code and date, as a reader wants to see them."""
+
+import json
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.config.entry import given_overrides
+
+MADE_BY_FILE = "made_by.json"
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class MadeBy:
+    """One run of a command. Paths are as they were given; None is what the command has no use for."""
+
+    command: str
+    model: str | None
+    adapter: str | None
+    data: str
+    decoding: str | None
+    code: str
+    date: str
+
+    def write(self, folder: Path) -> None:
+        """Into the run's folder, for pages that are made of it later."""
+        (folder / MADE_BY_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_made_by(folder: Path) -> MadeBy | None:
+    """What a run says of itself; None for the folder of a run that does not."""
+    path = folder / MADE_BY_FILE
+    return MadeBy(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def made_by(config: DictConfig, script: str, data: str) -> MadeBy:
+    """The record of a run of `script` with `config`; `data` says what it worked on."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    adapter = plain.get("adapter") or (plain.get("tuning") or {}).get("adapter")
+    decode = plain.get("decode")
+    dtype = plain.get("dtype") or (plain.get("trainer") or {}).get("model_dtype")
+    return MadeBy(
+        command=command_line(script),
+        model=None if plain.get("backbone") is None else describe_backbone(plain["backbone"], dtype),
+        adapter=None if adapter is None else shown_path(adapter),
+        data=data,
+        decoding=None if decode is None else _described("decode", decode),
+        code=code_version(),
+        date=now(),
+    )
+
+
+def command_line(script: str) -> str:
+    """What was typed, where Hydra ran the command; the name of the function where a program called it."""
+    if not HydraConfig.initialized():
+        return f"{script}, called from Python"
+    return shown_path(shlex.join(["python", script, *given_overrides()]))
+
+
+def describe_backbone(backbone: Mapping[str, Any], dtype: str | None = None) -> str:
+    """Folder or hub name, class and precision; weights that lie in the package go by the name of their folder."""
+    kind = str(backbone["_target_"]).rpartition(".")[2]
+    path = backbone.get("path")
+    if path is None:
+        return f"{kind}, made by the run itself"
+    name = Path(path).name if Path(path).is_relative_to(PACKAGE) else shown_path(path)
+    return ", ".join(part for part in (f"{name} ({kind})", dtype, backbone.get("quantization")) if part)
+
+
+def describe_data(data: Mapping[str, Any]) -> str:
+    """The files of a `data` group."""
+    paths = data.get("path")
+    paths = [paths] if isinstance(paths, str) else paths or []
+    # the example records lie in the package
+    shown = [Path(path).name if Path(path).is_relative_to(PACKAGE) else shown_path(path) for path in paths]
+    return ", ".join(shown) or str(data.get("_target_", "")).rpartition(".")[2]
+
+
+def shown_path(text: str) -> str:
+    """A text without the path of the working folder: commands that call each other make paths absolute."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
+def now() -> str:
+    """Date and time to the minute, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@cache
+def code_version() -> str:
+    """The package's version; where it runs from its own checkout, the commit, and whether files differ from it."""
+    try:
+        version = metadata.version("lookright")
+    except metadata.PackageNotFoundError:
+        version = "unknown version"
+    root = PACKAGE.parents[1]
+    # elsewhere, as in site-packages, git would tell of a checkout that holds the environment
+    commit = _git(root, "rev-parse", "--short=10", "HEAD") if (root / ".git").exists() else None
+    if not commit:
+        return version
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{version}, commit {commit}{' with changes' if changed else ''}"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        found = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _described(group: str, options: Mapping[str, Any]) -> str:
+    """A config group's choice with its values."""
+    choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+    return ", ".join([choice or str(options["_target_"]).rpartition(".")[2], *_values(options)])
+
+
+def _values(options: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _values(value)
+        elif value is not None and not key.startswith("_"):
+            yield f"{key}={value}"
