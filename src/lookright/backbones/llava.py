@@ -21,11 +21,13 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_h
 
 from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
+from lookright.backbones.bounded import bounded
 from lookright.backbones.folder import check_folder
 from lookright.backbones.grid import GridMap
 from lookright.backbones.quantization import check_quantization, keep_trainable, loading_arguments
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
+from lookright.pictures import as_rgb
 from lookright.types import Size
 
 
@@ -80,9 +82,11 @@ class LlavaBackbone(Backbone):
         return GridMap(side=side, cells=cells, scale=scale, offset_x=offset_x, offset_y=offset_y, size=size)
 
     def preprocess(self, image: Image.Image, num_pictures: int) -> Tensor:
-        """float32[3, side, side]: padded or cropped to a square, bicubic, normalised."""
+        """float32[3, side, side]: a large picture made smaller, padded or cropped to a square, bicubic, normalised."""
         del num_pictures
-        return self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        shown = image if image.mode == "RGB" else as_rgb(image)
+        shown = bounded(shown, self.config.vision_config.image_size, self.image_aspect)
+        return self.processor(shown, return_tensors="pt")["pixel_values"][0]
 
     def conversation_text(self, prompt: str, answer: str | None) -> str:
         """`{system_prompt} USER: {prompt} ASSISTANT: {answer}`, as vicuna_v1 writes it."""
