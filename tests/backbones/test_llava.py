@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from lookright.backbones.llava import LlavaBackbone, _pad_token_id
 from lookright.backbones.prompts import expand_images
@@ -17,7 +17,7 @@ from tests.plain import stock_model
 
 
 def text_of(backbone: LlavaBackbone, ids: torch.Tensor) -> str:
-    return backbone.tokenizer.decode(ids, skip_special_tokens=False)
+    return AutoTokenizer.from_pretrained(backbone.path).decode(ids, skip_special_tokens=False)
 
 
 def test_template_and_expanded_pictures(llava: LlavaBackbone) -> None:
@@ -136,6 +136,7 @@ def test_refused_folders(llava_folder: Path, tmp_path: Path) -> None:
 
 def test_a_missing_pad_token_is_the_end_token_and_id_zero_is_an_id(llava_folder: Path, llava: LlavaBackbone) -> None:
     assert llava.pad_token_id == 0
-    backbone = LlavaBackbone(path=str(llava_folder))
-    backbone.tokenizer.pad_token = None
-    assert _pad_token_id(backbone.tokenizer) == backbone.tokenizer.eos_token_id == 2
+    tokenizer = AutoTokenizer.from_pretrained(llava_folder)
+    assert _pad_token_id(tokenizer, end=2) == 0
+    tokenizer.pad_token = None
+    assert _pad_token_id(tokenizer, end=2) == 2

@@ -80,4 +80,4 @@ def test_every_picture_costs_576_tokens(sized: tuple[LlavaBackbone, int, int]) -
     assert [stop - start for start, stop in prompt.image_spans] == [576] * 3
     assert [backbone.token_map(size, 3).num_tokens for size in sizes] == [576] * 3
     assert backbone.preprocess(Image.new("RGB", (1000, 200)), 3).shape == (3, 336, 336)
-    assert "A chat between a curious user" in backbone.tokenizer.decode(prompt.input_ids)
+    assert "A chat between a curious user" in backbone.text_tokenizer.decode(prompt.input_ids)

@@ -9,22 +9,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaImageProcessorPil,
-    PreTrainedModel,
-)
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessorPil, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
 
 from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.backbones.bounded import bounded
-from lookright.backbones.folder import check_folder
 from lookright.backbones.grid import GridMap
-from lookright.backbones.quantization import check_quantization, keep_trainable, loading_arguments
+from lookright.backbones.llava_layouts import SpecialTokens, find_layout
+from lookright.backbones.quantization import check_quantization, keep_trainable
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
 from lookright.pictures import as_rgb
@@ -32,12 +25,13 @@ from lookright.types import Size
 
 
 class LlavaBackbone(Backbone):
-    """A LLaVA folder in transformers' layout (config, weights, tokenizer, preprocessor).
+    """A LLaVA-1.5 checkpoint in transformers' layout, or in that of its authors (`LlavaLlamaForCausalLM`).
 
     `path`: local folder or hub name. `image_aspect`: `pad` to a square with the mean colour, as LLaVA-1.5
     was trained, or `crop` the centre, which loses the borders of a wide collage. `system_prompt` opens
     every conversation. `max_length` in tokens, prompt and response together. `quantization`: `4bit` holds the
     language model's frozen layers in 4 bits under adapters; tower, projector and both embeddings stay as they are.
+    `vision_tower`: folder or hub name of a CLIP, in place of the one that the authors' config.json names.
     """
 
     vision_prefix = "model.vision_tower."
@@ -50,24 +44,23 @@ class LlavaBackbone(Backbone):
         system_prompt: str = "",
         max_length: int = 4096,
         quantization: str | None = None,
+        vision_tower: str | None = None,
     ) -> None:
         if image_aspect not in ("pad", "crop"):
             raise ConfigError(f"backbone.image_aspect={image_aspect!r} is unknown; valid: pad, crop")
-        check_folder(path)
+        self.layout = find_layout(path, vision_tower)
         self.path = str(path)
         self.image_aspect = image_aspect
         self.system_prompt = system_prompt
         self.max_length = max_length
         self.quantization = check_quantization(quantization)
-        self.config: LlavaConfig = AutoConfig.from_pretrained(self.path)
-        if not isinstance(self.config, LlavaConfig):
-            raise ConfigError(f"backbone.path={self.path} holds a {self.config.model_type} model, not a LLaVA one")
-        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
-        self.processor = _image_processor(self.path, self.config, image_aspect)
+        self.config: LlavaConfig = self.layout.config
+        self.processor = _image_processor(self.layout.processor_path, self.config, image_aspect)
         self.num_layers = self.config.text_config.num_hidden_layers
-        self.end_token_ids = [self.tokenizer.eos_token_id]
-        self.pad_token_id = _pad_token_id(self.tokenizer)
-        self.bos_token_id = self.tokenizer.bos_token_id
+        special, eos = self.layout.special_tokens, self.layout.special_tokens.eos_token_id
+        self.end_token_ids = eos if isinstance(eos, list) else [eos]
+        self.pad_token_id = _pad_token_id(special, self.end_token_ids[0])
+        self.bos_token_id = special.bos_token_id
         self.image_token_id = self.config.image_token_id
         self.text_tokenizer = read_tokenizer(tokenizer_file(self.path))
 
@@ -103,9 +96,7 @@ class LlavaBackbone(Backbone):
     def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
         if weights:
-            kept = [self.vision_prefix.rstrip("."), self.projector_prefix.rstrip("."), "lm_head"]
-            loading = loading_arguments(self.quantization, dtype, kept)
-            model = LlavaForConditionalGeneration.from_pretrained(self.path, dtype=dtype, **loading)
+            model = self.layout.load(dtype, self.quantization)
             keep_trainable(model)
         else:
             model = LlavaForConditionalGeneration(copy.deepcopy(self.config)).to(dtype)
@@ -130,10 +121,8 @@ class LlavaBackbone(Backbone):
         return list(model.get_image_features(stacked, return_dict=True).pooler_output)
 
     def save_pretrained(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write weights, tokenizer and image processor in transformers' layout."""
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        """Write the layout that was loaded; transformers' own loads in its AutoProcessor and AutoModel classes."""
+        self.layout.save(model, Path(folder), self.processor, self.system_prompt)
 
 
 def _image_processor(path: str, config: LlavaConfig, image_aspect: str) -> LlavaImageProcessorPil:
@@ -148,9 +137,9 @@ def _image_processor(path: str, config: LlavaConfig, image_aspect: str) -> Llava
     )
 
 
-def _pad_token_id(tokenizer: Any) -> int:
+def _pad_token_id(special: SpecialTokens, end: int) -> int:
     """The pad token, or the end token where there is none; ids are compared with None (0 is an id)."""
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return end if special.pad_token_id is None else special.pad_token_id
 
 
 def _last_layer_forward(

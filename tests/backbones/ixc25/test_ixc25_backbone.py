@@ -190,7 +190,7 @@ def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*args: object, **kwargs: object) -> str:
         raise OSError("no connection")
 
-    monkeypatch.setattr("lookright.backbones.ixc25.backbone.snapshot_download", fail)
+    monkeypatch.setattr("lookright.backbones.folder.snapshot_download", fail)
     with pytest.raises(ConfigError, match=r"some/name is no local folder .*no connection"):
         Ixc25Backbone(path="some/name")
 

@@ -16,6 +16,7 @@ from lookright.backbones.ixc25 import Ixc25Config, Ixc25ForCausalLM
 from lookright.backbones.ixc25.checkpoint import TASK_LORA, load_checkpoint, save_checkpoint
 from lookright.backbones.ixc25.names import official_name, official_shapes, parameter_name
 from lookright.errors import ConfigError
+from tests.backbones.checkpoints import write_weights
 
 OFFICIAL_CONFIG = {
     "architectures": ["InternLMXComposer2ForCausalLM"],
@@ -172,20 +173,9 @@ def official_state(model: Ixc25ForCausalLM, task_rank: int = 3) -> dict[str, Ten
 
 
 def write_folder(folder: Path, config: Ixc25Config, state: dict[str, Tensor], kind: str, shards: int = 3) -> None:
-    """config.json, index and shards; kind `bin`, `safetensors`, or `old.bin` (torch's format before zip files)."""
+    """config.json, index and shards of a `kind` that `write_weights` knows."""
     (folder / "config.json").write_text(json.dumps(config.to_official_dict()))
-    stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
-    names, weight_map = list(state), {}
-    for number in range(shards):
-        part = names[number::shards]
-        file = f"{stem}-{number + 1:05d}-of-{shards:05d}.{suffix}"
-        tensors = {name: state[name] for name in part}
-        if kind == "safetensors":
-            save_file(tensors, folder / file)
-        else:
-            torch.save(tensors, folder / file, _use_new_zipfile_serialization=kind == "bin")
-        weight_map |= dict.fromkeys(part, file)
-    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    write_weights(folder, state, kind, shards)
 
 
 def reload(folder: Path, dtype: torch.dtype = torch.float32) -> Ixc25ForCausalLM:
@@ -315,7 +305,7 @@ def test_missing_files_are_named(small: Ixc25ForCausalLM, tmp_path: Path) -> Non
 
 def test_bin_shards_may_hold_tensors_alone(small: Ixc25ForCausalLM, tmp_path: Path) -> None:
     write_folder(tmp_path, small.config, official_state(small), "bin", shards=1)
-    torch.save({"model.norm.weight": Path("x")}, tmp_path / "pytorch_model-00001-of-00001.bin")
+    torch.save({"model.norm.weight": Path("x")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(Exception, match="[Ww]eights.only"):
         reload(tmp_path)
 

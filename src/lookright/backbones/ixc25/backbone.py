@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lookright.attention import use_lookright_attention
 from lookright.backbones.base import Backbone
-from lookright.backbones.folder import check_folder
+from lookright.backbones.folder import check_folder, local_folder
 from lookright.backbones.ixc25.checkpoint import load_checkpoint, save_checkpoint
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.image_transform import (
@@ -28,11 +27,12 @@ from lookright.backbones.ixc25.suffix_layer import suffix_layer_forward
 from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
 from lookright.backbones.quantization import check_quantization, require_bitsandbytes
+from lookright.backbones.shards import WEIGHT_PATTERNS
 from lookright.errors import ConfigError
 from lookright.types import Size
 
 SMALL_FILES = ["config.json", "tokenizer.model", "tokenizer.json"]
-WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json"]
+ADVICE = "set backbone.path to a folder with the official files"
 TURN_OPENING = f"{START_OF_TURN}user\n"
 TURN_CLOSING = f"{END_OF_TURN}\n{START_OF_TURN}assistant\n"
 
@@ -67,7 +67,7 @@ class Ixc25Backbone(Backbone):
         self.hd_num = hd_num
         self.max_length = max_length
         self.quantization = check_quantization(quantization)
-        self.folder = _local_folder(self.path, SMALL_FILES)
+        self.folder = local_folder(self.path, SMALL_FILES, ADVICE)
         self.config = Ixc25Config.from_pretrained(self.folder)
         self.text_tokenizer = load_tokenizer(self.folder, self.config.vocab_size)
         self.num_layers = self.config.num_hidden_layers
@@ -106,7 +106,7 @@ class Ixc25Backbone(Backbone):
         if weights:
             if self.quantization is not None:
                 require_bitsandbytes()
-            model = load_checkpoint(_local_folder(self.path, SMALL_FILES + WEIGHT_FILES), config, dtype)
+            model = load_checkpoint(local_folder(self.path, SMALL_FILES + WEIGHT_PATTERNS, ADVICE), config, dtype)
             if self.quantization is not None:
                 # here, since it imports bitsandbytes
                 from lookright.backbones.ixc25.four_bit import quantise
@@ -140,16 +140,3 @@ class Ixc25Backbone(Backbone):
         """Write weights and configuration in the official layout, and the tokenizer."""
         save_checkpoint(model, Path(folder))
         copy_tokenizer(self.folder, Path(folder))
-
-
-def _local_folder(path: str, patterns: list[str]) -> Path:
-    """`path` where it is a folder, else the hub's files that match; raises ConfigError where there are none."""
-    if Path(path).is_dir():
-        return Path(path)
-    try:
-        return Path(snapshot_download(path, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone.path={path} is no local folder and the hub does not give it ({error}); "
-            "set backbone.path to a folder with the official files"
-        ) from error

@@ -1,0 +1,161 @@
+"""Weights of a checkpoint folder, read one tensor at a time and written one shard at a time, under any names."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lookright.errors import ConfigError
+
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json"]
+"""What a hub is asked for."""
+SHARD_BYTES = 5_000_000_000
+SHOWN_PROBLEMS = 20
+
+
+def weight_files(folder: Path, key: str = "backbone.path") -> list[Path]:
+    """Shards of a checkpoint, safetensors before .bin; raises ConfigError where some or all are missing."""
+    for name in INDEX_FILES:
+        if (folder / name).is_file():
+            files = [folder / shard for shard in sorted(set(_weight_map(folder / name).values()))]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise ConfigError(f"{folder / name} lists {', '.join(missing)}, not in the folder; fetch them again")
+            return files
+    for name in SINGLE_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+    expected = ", ".join(INDEX_FILES + SINGLE_FILES)
+    raise ConfigError(f"{key}={folder} holds no weights; put one of these there: {expected}")
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of all tensors of a checkpoint, no data read. Raises ConfigError where it has no weights."""
+    for name in INDEX_FILES:
+        if (folder / name).is_file():
+            return set(_weight_map(folder / name))
+    return {name for file in weight_files(folder) for name, _ in read_tensors(file, skip=lambda _: True)}
+
+
+def read_tensors(file: Path, skip: Callable[[str], bool]) -> Iterator[tuple[str, Tensor | None]]:
+    """Names and tensors of one shard, one at a time; what is skipped comes as None, unread where possible."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - not a dict
+                yield name, None if skip(name) else shard.get_tensor(name)
+        return
+    shard = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    for name in list(shard):
+        tensor = shard.pop(name)
+        yield name, None if skip(name) else tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Filling:
+    """What happened while tensors were read: misfits in words, and the names that were skipped."""
+
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def check(self, folder: Path) -> None:
+        """Raise ConfigError that names the misfits."""
+        if self.problems:
+            shown = "\n  ".join(self.problems[:SHOWN_PROBLEMS])
+            more = len(self.problems) - SHOWN_PROBLEMS
+            rest = f"\n  and {more} more" if more > 0 else ""
+            raise ConfigError(f"the weights in {folder} do not fit its config.json:\n  {shown}{rest}")
+
+
+def fill(
+    files: Sequence[Path],
+    shapes: Mapping[str, tuple[int, ...]],
+    put: Callable[[str, Tensor], None],
+    *,
+    skip: Callable[[str], bool],
+    rename: Callable[[str], str] = str,
+) -> Filling:
+    """Hand each tensor that `shapes` asks for to `put`; `rename` turns a name of a file into one of `shapes`.
+
+    Whatever is missing, unknown or of another shape is a problem of the result.
+    """
+    filling, missing = Filling(), dict.fromkeys(shapes)
+    for file in files:
+        for found, tensor in read_tensors(file, skip):
+            name = rename(found)
+            if tensor is None:
+                filling.skipped.append(found)
+                continue
+            missing.pop(name, None)
+            if name not in shapes:
+                filling.problems.append(f"{found} in {file.name} is unknown")
+            elif tuple(tensor.shape) != shapes[name]:
+                wrong = f"{found} in {file.name} is {tuple(tensor.shape)}"
+                filling.problems.append(f"{wrong}, config.json asks for {shapes[name]}")
+            else:
+                put(name, tensor)
+    filling.problems += [f"{name} is missing" for name in missing]
+    return filling
+
+
+def assign(model: nn.Module, name: str, value: Tensor) -> None:
+    """Put a tensor in the place of the parameter `name`, which may lie on the meta device."""
+    owner, _, leaf = name.rpartition(".")
+    parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+    setattr(model.get_submodule(owner), leaf, parameter)
+
+
+def check_bare(state: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError for the state of a model that still carries an adapter."""
+    foreign = [name for name in state if ".base_layer." in name or ".lora_" in name]
+    if foreign:
+        raise ConfigError(f"the model carries an adapter ({foreign[0]}); merge it or remove it before saving")
+
+
+def write_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write safetensors shards and their index; no more than one shard is held beside `tensors`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _split(tensors, shard_bytes)
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        held = {name: tensors[name].detach().cpu().contiguous() for name in names}
+        save_file(held, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(folder / INDEX_FILES[0], {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def dtype_name(tensors: Mapping[str, Tensor]) -> str:
+    """Type of the first tensor as a configuration names it, such as `bfloat16`."""
+    return str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write `content`, indented, other scripts as they are."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+
+
+def _split(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
+    """Names in order, cut where a shard would exceed `shard_bytes`."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    return shards
