@@ -1,6 +1,7 @@
 """Preference pairs for training and validation, in packed batches."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
 from lookright.data.encode import encode_preference, row_length
-from lookright.data.loader import ResumableLoader
+from lookright.data.loader import LeftOut, PairLoader
 from lookright.data.pictures import Pictures
 from lookright.data.readers import load_preferences
 from lookright.data.sampler import PairBatchSampler
 from lookright.data.validate import BadRecords, OnBadRecord
-from lookright.errors import ConfigError, RecordError
-from lookright.packed.batch import Example, pack
+from lookright.errors import ConfigError, LookRightError, RecordError
+from lookright.packed.batch import Example
 from lookright.packed.keys import response_keys
 from lookright.types import Preference
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[Preference, Pictures]
 """A record and what opens its pictures."""
@@ -38,10 +41,25 @@ class PairDataset(Dataset[Example]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        example = encode_preference(self.backbone, self.records[index], self._pictures[index])
+        """Raises RecordError naming the record where its picture broke after it was checked."""
+        record = self.records[index]
+        try:
+            example = encode_preference(self.backbone, record, self._pictures[index])
+        except RecordError as error:
+            raise RecordError(error.reason, f"record {record.id}: {error}") from error
         if self.with_keys:
             example.keys = response_keys(example)
         return example
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example | LeftOut]:
+        """A batch as loaders ask for it; an error would come out of a worker process without its kind."""
+        return [self._example_or_fault(index) for index in indices]
+
+    def _example_or_fault(self, index: int) -> Example | LeftOut:
+        try:
+            return self[index]
+        except RecordError as error:
+            return LeftOut(id=self.records[index].id, reason=error.reason, message=str(error))
 
 
 class PreferenceData(LightningDataModule):
@@ -50,7 +68,8 @@ class PreferenceData(LightningDataModule):
     `image_root`: where image paths start (default: each file's own folder); `val_fraction`: share held out,
     drawn by a hash of the id, so that it does not depend on order; `formats`: keep only these; `batch_size` in
     pairs, or `max_tokens` a batch; `on_bad_record`: `error`, or `skip` and count. Formats are told by records.
-    An id may come in one file only. Where a Trainer is attached, its ranks share the batches.
+    An id may come in one file only. Where a Trainer is attached, its ranks share the batches. A record whose picture
+    breaks after it was checked is treated by the same rule: it ends the run, or it is missing in its batch.
     """
 
     def __init__(
@@ -76,6 +95,7 @@ class PreferenceData(LightningDataModule):
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.num_workers, self.on_bad_record, self.seed = num_workers, on_bad_record, seed
         self.dropped: Counter[str] = Counter()
+        self._left_out: dict[str, LeftOut] = {}
 
     def prepare(self, backbone: Backbone, needs_target: bool, rank: int = 0, world_size: int = 1) -> None:
         """Read and check every record; raises LookRightError before any weights load.
@@ -131,6 +151,35 @@ class PreferenceData(LightningDataModule):
         self.train_sampler.set_epoch(state_dict["epoch"])
         self.train_sampler.resume_at(state_dict["num_done"])
 
+    def teardown(self, stage: str) -> None:
+        """Count what was left out on other ranks; each has noted its own batches."""
+        del stage
+        if self.trainer is None or self.trainer.world_size == 1 or not torch.distributed.is_initialized():
+            return
+        parts: list[dict[str, LeftOut]] = [{} for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather_object(parts, self._left_out)
+        for item in (item for part in parts for item in part.values()):
+            self._count(item)
+
+    def _note(self, item: LeftOut) -> None:
+        """Treat a record that is missing in a batch as `on_bad_record` says. Raises LookRightError."""
+        if self.on_bad_record == "error":
+            folder = "the folder of the run" if self.trainer is None else self.trainer.default_root_dir
+            raise LookRightError(
+                f"{item.message} [{item.reason}]; it was whole when the run started. Repair it and go on from the last "
+                f"checkpoint with resume={folder}, or start anew with data.on_bad_record=skip to leave such records out"
+            )
+        if self._count(item):
+            log.warning("left out: %s [%s]", item.message, item.reason)
+
+    def _count(self, item: LeftOut) -> bool:
+        """Count a record once, however many epochs miss it; tells whether it is new."""
+        if item.id in self._left_out:
+            return False
+        self._left_out[item.id] = item
+        self.dropped[item.reason] += 1
+        return True
+
     def _dealt(self, sampler: PairBatchSampler) -> PairBatchSampler:
         """The sampler, giving this process its part."""
         if self.trainer is not None:
@@ -138,10 +187,10 @@ class PreferenceData(LightningDataModule):
         return sampler
 
     def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader:
-        return ResumableLoader(
+        return PairLoader(
             dataset,
+            self._note,
             batch_sampler=sampler,
-            collate_fn=pack,
             num_workers=self.num_workers,
             # of its own, so that a pass over the data more or less changes no other random number
             generator=torch.Generator().manual_seed(self.seed),

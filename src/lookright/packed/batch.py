@@ -99,6 +99,25 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     )
 
 
+def empty_batch() -> PackedBatch:
+    """A batch of no prompt, which no pass takes: the place of one whose records all had to be left out."""
+    none = torch.zeros(0, dtype=torch.long)
+    return PackedBatch(
+        ids=[],
+        labels=[],
+        input_ids=none[None],
+        position_ids=none[None],
+        image_mask=none[None].bool(),
+        pixels=[],
+        layout=PackedLayout(groups=[], suffix_index=none, visible=[], prefix_starts=torch.zeros(1, dtype=torch.int32)),
+        scored=ScoredTokens(rows=none, targets=none, owner=none, num_responses=0),
+        coverage=torch.zeros(0, 2),
+        even_ratio=torch.zeros(0),
+        has_target=none.bool(),
+        first_response=none,
+    )
+
+
 def _row_ids(example: Example) -> Tensor:
     return torch.cat([example.prompt.input_ids, *(response.token_ids[:-1] for response in example.responses)])
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lookright.backbones.base import Backbone
 from lookright.losses.band import layer_band
@@ -31,6 +32,7 @@ class PreferenceModule(TunedModule):
         self.pair = pair
         self.loss = loss
         self._held_out: dict[str, HeldOut] = {}
+        self._num_pairs = 0
         self.ratio_layers = layer_band(pair.backbone.num_layers, loss.attention_layers)
 
     @property
@@ -64,8 +66,13 @@ class PreferenceModule(TunedModule):
         return loss, metrics
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        """Mean over the pairs of the batch."""
+        """Mean over the pairs of the batch; 0, attached to everything that trains, where none is left."""
         del batch_idx
+        self._num_pairs += batch.num_prompts
+        if batch.num_prompts == 0:
+            # ranks wait for each other's gradients
+            trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+            return torch.stack([parameter.flatten()[:0].sum() for parameter in trained]).sum()
         loss, metrics = self.losses(batch, read_attention=self.loss.needs_attention)
         size = batch.num_prompts
         self.log("train/loss", loss.mean().detach(), prog_bar=True, batch_size=size)
@@ -74,9 +81,20 @@ class PreferenceModule(TunedModule):
             self.log(f"train/{name}", values.nanmean(), prog_bar=shown, batch_size=size)
         return loss.mean()
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Step nothing where no pair was left: weight decay and momentum would move the weights without gradients.
+
+        Of several ranks the others may have pairs, so all step.
+        """
+        if self._num_pairs == 0 and self.trainer.world_size == 1:
+            optimizer.zero_grad(set_to_none=True)
+        self._num_pairs = 0
+
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Note everything of every held-out pair."""
         del batch_idx
+        if batch.num_prompts == 0:
+            return
         loss, metrics = self.losses(batch, read_attention=True)
         columns = {name: values.tolist() for name, values in ({"loss": loss.detach()} | metrics).items()}
         for place, (record, label) in enumerate(zip(batch.ids, batch.labels, strict=True)):
