@@ -1,7 +1,7 @@
 """Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from lookright.data.encode import encode_question
 from lookright.data.pictures import Pictures
 from lookright.decoding.decoder import Answer, Decoder
 from lookright.decoding.prefill import DecoderInput
+from lookright.errors import RecordError
 from lookright.generation.noise import TargetNoise
 from lookright.logprobs import RATIO_ROWS
 from lookright.packed.batch import Example, Response, move, pack
@@ -67,12 +68,19 @@ class NoisyPictures:
         return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
 
 
+def _refuse(prompt: Prompt, error: RecordError) -> None:
+    raise RecordError(error.reason, f"prompt {prompt.id}: {error}") from error
+
+
 @dataclass(slots=True, kw_only=True)
 class Answerer:
     """A model that answers prompts in batches of `batch_size`.
 
     The attention ratio is read from decoder layer `ratio_layer` (0-based), in the rows of an answer that `ratio_rows`
     names (`logprobs.RATIO_ROWS`).
+
+    `unreadable` is told of a prompt whose picture broke after it was checked, before the rest of its batch is
+    answered without it; as it is, it raises.
 
     The last bits of a number depend on the batch that it was computed in. So a batch of which some answers
     are `done` is answered as a whole again, and what a killed run goes on to is what it would have been.
@@ -85,6 +93,7 @@ class Answerer:
     batch_size: int
     noise: TargetNoise | None = None
     ratio_rows: str = RATIO_ROWS[0]
+    unreadable: Callable[[Prompt, RecordError], None] = _refuse
 
     def answer(
         self, prompts: Iterable[Prompt], pictures: Pictures, done: Collection[str] = frozenset()
@@ -99,13 +108,23 @@ class Answerer:
         for batch in prompt_batches:
             if all(prompt.id in done for prompt in batch):
                 continue
-            questions = [self._question(prompt, pictures) for prompt in batch]
+            asked = [(prompt, self._question(prompt, pictures, prompt.id in done)) for prompt in batch]
+            asked = [(prompt, question) for prompt, question in asked if question is not None]
+            if all(prompt.id in done for prompt, _ in asked):
+                continue
+            prompts, questions = zip(*asked, strict=True)
             answers = self.decoder.answer(self.backbone, self.policy, questions)
-            yield from (item for item in self._scored(batch, questions, answers) if item.prompt.id not in done)
+            yield from (item for item in self._scored(prompts, questions, answers) if item.prompt.id not in done)
 
-    def _question(self, prompt: Prompt, pictures: Pictures) -> DecoderInput:
+    def _question(self, prompt: Prompt, pictures: Pictures, is_done: bool) -> DecoderInput | None:
+        """None where a picture cannot be read any more; of a prompt that is answered nobody needs to know."""
         seen = pictures if self.noise is None else NoisyPictures(pictures, prompt, self.noise)
-        return encode_question(self.backbone, prompt, seen)
+        try:
+            return encode_question(self.backbone, prompt, seen)
+        except RecordError as error:
+            if not is_done:
+                self.unreadable(prompt, error)
+            return None
 
     @torch.no_grad()
     def _scored(

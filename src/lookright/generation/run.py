@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -11,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from lookright.config.entry import with_output
 from lookright.data.encode import row_length
 from lookright.data.pictures import PictureFolder
-from lookright.data.records import prompt_from_dict
-from lookright.data.validate import BadRecords
-from lookright.errors import ConfigError, RecordError
+from lookright.data.readers import BAR_AFTER
+from lookright.data.records import prompt_from_dict, to_dict
+from lookright.data.validate import BadRecords, OnBadRecord
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.generation.answer import Answerer
 from lookright.generation.compose import compose, make_lots
 from lookright.generation.parts import GenerationParts
@@ -22,7 +25,7 @@ from lookright.generation.workspace import Workspace, open_workspace
 from lookright.made_by import made_by, shown_path
 from lookright.reports.generation import GenerationReport
 from lookright.runtime import load_policy
-from lookright.streams import AppendOnly, progress, read_lines, write_atomically
+from lookright.streams import AppendOnly, in_threads, progress, read_lines, write_atomically
 from lookright.types import Prompt
 
 
@@ -90,6 +93,7 @@ def _answer(parts: GenerationParts, workspace: Workspace) -> None:
             batch_size=config.batch_size,
             noise=parts.noise,
             ratio_rows=config.ratio_rows,
+            unreadable=partial(_leave_out, workspace, skipped, config.on_bad_record),
         )
         scored = answerer.answer_batches(_batches(workspace, skipped), pictures, written.done)
         done = len(written.done)
@@ -103,7 +107,10 @@ def _check_budget(
     """Number of prompts that want an answer. Raises LookRightError for those that do not fit the model."""
     bad = BadRecords(parts.config.on_bad_record, "on_bad_record")
     num_open = num_prompts = 0
-    for line in read_lines(workspace.instructions):
+    with workspace.instructions.open("rb") as file:
+        total = sum(1 for _ in file)
+    checked = in_threads(partial(_decode_pictures, pictures), read_lines(workspace.instructions))
+    for line in progress(checked, total, "check pictures", delay=BAR_AFTER):
         num_prompts += 1
         if line["id"] in written.done or line["id"] in skipped.done:
             continue
@@ -116,6 +123,26 @@ def _check_budget(
                 skipped.add(_skipped_answer(workspace, line, error))
     bad.finish(num_prompts)
     return num_open
+
+
+def _decode_pictures(pictures: PictureFolder, line: dict[str, Any]) -> dict[str, Any]:
+    """The line, once it is known whether its pictures decode: from then on their sizes are known."""
+    with suppress(RecordError):
+        for name in line["images"]:
+            pictures.size(name)
+    return line
+
+
+def _leave_out(
+    workspace: Workspace, skipped: AppendOnly, on_bad_record: OnBadRecord, prompt: Prompt, error: RecordError
+) -> None:
+    """Note a prompt that gets no answer since its picture broke after the check. Raises LookRightError."""
+    if on_bad_record == "error":
+        raise LookRightError(
+            f"prompt {prompt.id}: {error} [{error.reason}]; it was whole when it was checked. Repair it and run again "
+            "to go on, or set on_bad_record=skip to leave such prompts out"
+        ) from error
+    skipped.add(_skipped_answer(workspace, to_dict(prompt), error))
 
 
 def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:

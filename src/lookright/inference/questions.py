@@ -1,6 +1,7 @@
 """The `data` group of `infer.py`: prompts with ground truth from one file or several."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from lookright.data.encode import row_length
 from lookright.data.pictures import Pictures
 from lookright.data.readers import load_prompts
 from lookright.data.validate import BadRecords, OnBadRecord
-from lookright.errors import ConfigError, RecordError
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.types import Prompt
+
+log = logging.getLogger(__name__)
 
 
 class Questions:
@@ -32,6 +35,7 @@ class Questions:
         self.paths = [path] if isinstance(path, str) else list(path)
         self.image_root, self.limit, self.on_bad_record = image_root, limit, on_bad_record
         self.dropped: Counter[str] = Counter()
+        self._left_out: set[str] = set()
         self._groups: list[tuple[Pictures, Path, list[Prompt]]] = []
 
     def prepare(self, backbone: Backbone) -> None:
@@ -59,13 +63,28 @@ class Questions:
     def groups(self) -> Iterator[tuple[Pictures, list[Prompt]]]:
         """For each file what opens its pictures, and its questions."""
         for pictures, _, prompts in self._groups:
-            yield pictures, prompts
+            yield pictures, [prompt for prompt in prompts if prompt.id not in self._left_out]
+
+    def leave_out(self, prompt: Prompt, error: RecordError) -> None:
+        """Count a question whose picture broke after the check as one that is not asked, or see `tell`."""
+        self.tell(prompt, error)
+        self._left_out.add(prompt.id)
+        self.dropped[error.reason] += 1
+
+    def tell(self, prompt: Prompt, error: RecordError) -> None:
+        """Log that a picture broke after the check; raises LookRightError where `on_bad_record` is `error`."""
+        if self.on_bad_record == "error":
+            raise LookRightError(
+                f"question {prompt.id}: {error} [{error.reason}]; it was whole when it was checked. Repair it and run "
+                "again with the same output to go on, or take another one with data.on_bad_record=skip"
+            ) from error
+        log.warning("question %s: %s [%s]", prompt.id, error, error.reason)
 
     def spread(self, num_examples: int) -> list[tuple[Pictures, Path, Prompt]]:
         """Questions to show: drawn by a hash of the id, the formats in turn."""
         ranked: dict[str, list[tuple[str, Pictures, Path, Prompt]]] = {}
         for pictures, root, prompts in self._groups:
-            for prompt in prompts:
+            for prompt in (prompt for prompt in prompts if prompt.id not in self._left_out):
                 rank = hashlib.blake2b(prompt.id.encode(), digest_size=8).hexdigest()
                 ranked.setdefault(prompt.format, []).append((rank, pictures, root, prompt))
         queues = [sorted(entries, key=lambda entry: entry[0]) for _, entries in sorted(ranked.items())]

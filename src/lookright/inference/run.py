@@ -15,7 +15,7 @@ from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.data.pictures import Pictures
-from lookright.errors import ConfigError, LookRightError
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.generation.answer import Answerer, ScoredAnswer
 from lookright.inference.error_kinds import error_kind, wrong_kind
 from lookright.inference.heat import attention_heat
@@ -50,6 +50,7 @@ def infer(config: DictConfig) -> dict[str, Any]:
         ratio_layer=parts.ratio_layer,
         batch_size=config.batch_size,
         ratio_rows=config.ratio_rows,
+        unreadable=parts.questions.leave_out,
     )
     _predict(answerer, parts.questions, folder)
     record = made_by(config, "infer.py", describe_data(config.data))
@@ -222,7 +223,10 @@ def _report(answerer: Answerer, questions: Questions, folder: Path, num_overlays
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
     report = InferenceReport(Path(), num_examples=num_overlays)
     for pictures, root, prompt in questions.spread(num_overlays):
-        report.add(_example(answerer, prompt, root, pictures, lines[prompt.id]))
+        try:
+            report.add(_example(answerer, prompt, root, pictures, lines[prompt.id]))
+        except RecordError as error:
+            questions.tell(prompt, error)
     report.write(folder / "report.html", result)
     return result
 
