@@ -68,8 +68,7 @@ def test_unknown_geometry_has_no_coverage(llava: LlavaBackbone, tmp_path: Path) 
     assert all(encode_question(llava, record, loaded.pictures).coverage is None for record in loaded.records)
 
 
-def test_an_answer_is_taken_as_it_was_generated(llava: LlavaBackbone, loaded: RecordSet) -> None:
-    """Token ids as they are, though a tokeniser would split the text otherwise."""
+def test_an_answer_follows_its_question(llava: LlavaBackbone, loaded: RecordSet) -> None:
     source = loaded.records[0]
     record = Prompt(
         id="p",
@@ -80,8 +79,9 @@ def test_an_answer_is_taken_as_it_was_generated(llava: LlavaBackbone, loaded: Re
         target=0,
         regions=source.regions,
     )
-    example = encode_answer(llava, record, [300, 7, 2], loaded.pictures)
-    assert [response.token_ids.tolist() for response in example.responses] == [[300, 7, 2]]
+    example = encode_answer(llava, record, "blue, 2", loaded.pictures)
+    assert [llava.decode(response.token_ids.tolist()) for response in example.responses] == ["blue, 2"]
+    assert torch.equal(example.coverage, encode_question(llava, record, loaded.pictures).coverage)
     assert torch.equal(example.prompt.input_ids, encode_question(llava, record, loaded.pictures).prompt.input_ids)
 
 

@@ -7,7 +7,9 @@ tokens, and `legacy` in tokenizer_config.json moves all three. Here the files ar
 sentencepiece gives: a dummy prefix in front of every stretch, runs of spaces as they are, no special tokens.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +24,7 @@ TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 """The first that a folder has is read; `tokenizer.model` is what the others were made from."""
 SPACE = "▁"
 """What sentencepiece writes for a space (U+2581)."""
+ONE_BY_ONE = "lookright_one_by_one"
 
 
 class TextTokenizer(Protocol):
@@ -79,7 +82,9 @@ class JsonTokenizer:
         data |= {"truncation": None, "padding": None}
         for token in data["added_tokens"]:
             token["special"] = token["special"] and token["content"] not in markers
-        self._prefix = _as_sentencepiece(data) if _writes_spaces(data) else ""
+        self._specials = {token["id"] for token in data["added_tokens"] if token["special"]}
+        self._like_sentencepiece = _writes_spaces(data)
+        self._prefix = _as_sentencepiece(data) if self._like_sentencepiece else ""
         self._tokenizer = Tokenizer.from_str(json.dumps(data))
         self._tokenizer.encode_special_tokens = True
 
@@ -89,7 +94,12 @@ class JsonTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """See TextTokenizer."""
-        return self._tokenizer.decode([int(index) for index in ids if index >= 0], skip_special_tokens=True)
+        ids = [int(index) for index in ids if index >= 0 and index not in self._specials]
+        if not self._like_sentencepiece:
+            return self._tokenizer.decode(ids)
+        pieces = [piece for piece in map(self._tokenizer.id_to_token, ids) if piece is not None]
+        text = b"".join(map(_piece_bytes, pieces)).decode("utf-8", errors=ONE_BY_ONE)
+        return text.removeprefix(" ") if self._prefix else text
 
     def piece_id(self, piece: str) -> int | None:
         """See TextTokenizer."""
@@ -133,11 +143,24 @@ def _as_sentencepiece(data: dict[str, Any]) -> str:
     data["normalizer"] = {"type": "Sequence", "normalizers": [*kept, replace]}
     kept = [step for step in pre_tokenizers if step["type"] != "Metaspace"]
     data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": kept} if kept else None
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    replace = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
-    decoders = [replace, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
-    data["decoder"] = {"type": "Sequence", "decoders": decoders}
     return prefix
+
+
+def _piece_bytes(piece: str) -> bytes:
+    """What a piece of a sentencepiece-like vocabulary says; `<0xE7>` is one byte of a character without a piece."""
+    found = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+    return bytes.fromhex(found[1]) if found else piece.replace(SPACE, " ").encode()
+
+
+def _replace_one(error: UnicodeError) -> tuple[str, int]:
+    """One mark for each byte that makes no character, as sentencepiece writes it; what follows is read again.
+
+    The library's own decoder drops whole characters beside a broken one, where an answer was cut off.
+    """
+    return "\N{REPLACEMENT CHARACTER}", error.start + 1
+
+
+codecs.register_error(ONE_BY_ONE, _replace_one)
 
 
 def _steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -43,15 +43,9 @@ def encode_preference(backbone: Backbone, record: Preference, pictures: Pictures
     return _conversations(backbone, record, (record.chosen, *record.rejected), pictures)
 
 
-def encode_text_answer(backbone: Backbone, record: Prompt, answer: str, pictures: Pictures) -> Example:
-    """A prompt with one given answer, as text, for a teacher-forced pass."""
+def encode_answer(backbone: Backbone, record: Prompt, answer: str, pictures: Pictures) -> Example:
+    """A prompt with one given answer for a teacher-forced pass."""
     return _conversations(backbone, record, (answer,), pictures)
-
-
-def encode_answer(backbone: Backbone, record: Prompt, answer_ids: Sequence[int], pictures: Pictures) -> Example:
-    """A prompt with one generated answer, as token ids, for a teacher-forced pass."""
-    question = encode_question(backbone, record, pictures)
-    return _example(record, question, [Response(token_ids=torch.tensor(answer_ids, dtype=torch.long))])
 
 
 def encode_question(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> DecoderInput:

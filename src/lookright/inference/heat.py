@@ -4,7 +4,7 @@ import torch
 
 from lookright.attention import RowRecorder
 from lookright.backbones.base import Backbone
-from lookright.data.encode import encode_text_answer
+from lookright.data.encode import encode_answer
 from lookright.data.pictures import Pictures
 from lookright.generation.answer import Answerer
 from lookright.packed.batch import move, pack
@@ -20,7 +20,7 @@ PictureHeat = list[tuple[Footprint, float]]
 def attention_heat(answerer: Answerer, prompt: Prompt, answer: str, pictures: Pictures) -> list[PictureHeat]:
     """For each picture, (footprint, attention) of its tokens: mean over heads and answer rows, at one layer."""
     backbone, model = answerer.backbone, bare_model(answerer.policy)
-    example = encode_text_answer(backbone, prompt, answer, pictures)
+    example = encode_answer(backbone, prompt, answer, pictures)
     batch = move(pack([example]), next(model.parameters()).device)
     recorder = RowRecorder([answerer.ratio_layer])
     decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels), recorder)

@@ -97,13 +97,11 @@ class PhaseDataset(Dataset):
         sizes = [picture.size for picture in prompt.pictures]
         # each question and its answer are a conversation of their own; what all of them begin with is shared
         asked = [
-            (question, response)
-            for text, answer, _ in prompt.questions
-            for question, (response,) in [backbone.encode_conversation(prompt.prefix + text, [answer], sizes)]
+            backbone.encode_conversation(prompt.prefix + text, [answer], sizes) for text, answer, _ in prompt.questions
         ]
         shared = shared_prompt([question for question, _ in asked])
         responses = []
-        for question, response in asked:
+        for question, (response,) in asked:
             rest = question.input_ids[len(shared.input_ids) :]
             responses.append(Response(token_ids=torch.cat([rest, response]), num_unscored=len(rest)))
         example = Example(
