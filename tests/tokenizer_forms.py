@@ -1,15 +1,19 @@
-"""A small vocabulary of LLaMA's kind in the three forms that LLaMA's is published in, and LLaVA folders around them."""
+"""A small vocabulary of LLaMA's kind in its published forms, LLaVA folders around it, and what reaches a model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from torch import Tensor, nn
 
 from lookright.backbones.tiny import write_llava_folder
 from lookright.backbones.tokenizer import SPACE
+from lookright.logprobs import token_logps
 from lookright.types import IMAGE_PLACEHOLDER
 
 FORMS = ("model", "prepend", "metaspace", "old_metaspace")
@@ -178,3 +182,32 @@ def original_ids(model_file: Path, prompt: str, answer: str | None, num_tokens: 
     for chunk in chunks[1:]:
         ids += [model.get_piece_size()] * num_tokens + model.encode(chunk)
     return ids if answer is None else [*ids, model.eos_id()]
+
+
+@contextmanager
+def embedded(num_rows: int) -> Iterator[list[Tensor]]:
+    """Everything that goes into an embedding of so many rows, int64[B, L] a call."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.Embedding) and module.num_embeddings == num_rows:
+            seen.append(args[0].detach().clone())
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def scored() -> Iterator[list[list[int]]]:
+    """The tokens that every packed pass predicts."""
+    seen: list[list[int]] = []
+
+    def note(logits: Tensor, targets: Tensor) -> Tensor:
+        seen.append(targets.tolist())
+        return token_logps(logits, targets)
+
+    with patch("lookright.packed.forward.token_logps", note):
+        yield seen

@@ -2,15 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.prompts import EncodedPrompt, shared_prompt
@@ -20,7 +18,7 @@ from lookright.inference.run import infer
 from lookright.training.run import train
 from lookright.types import Preference, Prompt, Region
 from tests.examples import noise
-from tests.tokenizer_forms import CASES, FORMS, VICUNA, original_ids, train_model, write_llava
+from tests.tokenizer_forms import CASES, FORMS, VICUNA, embedded, original_ids, scored, train_model, write_llava
 
 Compose = Callable[..., DictConfig]
 SIZE = (50, 40)
@@ -135,22 +133,6 @@ def test_what_conversations_share_by_hand() -> None:
 # ---- the ids that reach the model ----
 
 
-@contextmanager
-def embedded(num_rows: int) -> Iterator[list[Tensor]]:
-    """Everything that goes into an embedding of so many rows, int64[B, L] a call."""
-    seen: list[Tensor] = []
-
-    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if isinstance(module, nn.Embedding) and module.num_embeddings == num_rows:
-            seen.append(args[0].detach().clone())
-
-    handle = nn.modules.module.register_module_forward_pre_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 @pytest.fixture(scope="module", params=["model", "prepend", "metaspace"])
 def weights(request: pytest.FixtureRequest, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA folder with random weights."""
@@ -199,7 +181,6 @@ def test_training_sees_the_original_conversations(
     told: list[tuple[str, str]],
     composed: Compose,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = write_pictures(tmp_path)
     pairs = [(prompt, answer, told[number - 1][1]) for number, (prompt, answer) in enumerate(told)]
@@ -212,16 +193,9 @@ def test_training_sees_the_original_conversations(
             for number, (prompt, chosen, other) in enumerate(pairs)
         ],
     )
-    scored: list[list[int]] = []
-
-    def note(logits: Tensor, targets: Tensor) -> Tensor:
-        scored.append(targets.tolist())
-        return logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-
-    monkeypatch.setattr("lookright.packed.forward.token_logps", note)
     given = [f"data.path={tmp_path / 'pairs.jsonl'}", "data.batch_size=1", "data.val_fraction=0", "loss.attention=null"]
     given += ["tuning.r=2", "trainer.progress_bar=false"]
-    with embedded(rows_of(weights)) as seen:
+    with embedded(rows_of(weights)) as seen, scored() as predicted:
         train(composed("train", *settings(weights, tmp_path / "run"), *given))
     rows, targets = [], []
     for prompt, chosen, other in pairs:
@@ -229,7 +203,7 @@ def test_training_sees_the_original_conversations(
         rows.append([*asked, *first[:-1], *second[:-1]])
         targets.append([*first, *second])
     assert {tuple(row) for call in seen for row in call.tolist()} == {tuple(row) for row in rows}
-    assert {tuple(row) for row in scored} == {tuple(row) for row in targets}
+    assert {tuple(row) for row in predicted} == {tuple(row) for row in targets}
 
 
 def test_inference_and_its_heat_maps_see_the_original_conversations(
