@@ -3,20 +3,21 @@ VENV ?= .venv
 PYTHON ?= python3
 BACKBONE ?= tiny_llava
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: install demo test bench lint
 
 install: $(VENV)/.installed
 
 # torch first: the packages after it then take the build that is there
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch>=2.11,<2.14"
-	$(BIN)/python -m pip install --quiet -e .
+	$(PIP) torch
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -e ".[dev,slurm]"
+	$(PIP) -e ".[dev,slurm]"
 	@touch $@
 
 demo:
