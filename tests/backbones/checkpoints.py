@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.conftest import WORDS
 
 Shapes = dict[str, tuple[int, ...]]
+AUTHORS_TOWER = "model.vision_tower.vision_tower.vision_model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,12 @@ def authors_shapes(sizes: Sizes, tower: bool = False) -> Shapes:
     """`liuhaotian/llava-v1.5`; `tower` adds the CLIP that some folders hold."""
     shapes = language_shapes(sizes, "model.") | {"lm_head.weight": (sizes.vocabulary, sizes.hidden)}
     shapes |= projector_shapes(sizes, "model.mm_projector.0", "model.mm_projector.2")
-    return shapes | (tower_shapes(sizes, "model.vision_tower.vision_tower.vision_model.") if tower else {})
+    return shapes | (tower_shapes(sizes, AUTHORS_TOWER) if tower else {})
+
+
+def authors_state(inside: bool = False) -> dict[str, Tensor]:
+    """Weights of the small checkpoint; a tower inside is another than that of the CLIP folder beside it."""
+    return random_state(authors_shapes(SMALL, tower=inside))
 
 
 def stock_shapes(sizes: Sizes, old: bool) -> Shapes:
@@ -291,3 +297,9 @@ def write_tower(folder: Path, sizes: Sizes, tower: Mapping[str, Tensor], form: s
     write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", clip_preprocessor(sizes))
     write_weights(folder, state, layout.get("kind", "bin"), layout.get("shards", 1))
+
+
+def edit_config(folder: Path, **keys: Any) -> None:
+    """Change keys of a config.json; None takes one out."""
+    config = json.loads((folder / "config.json").read_text()) | keys
+    write_json(folder / "config.json", {key: value for key, value in config.items() if value is not None})

@@ -118,7 +118,7 @@ def convert_config(raw: dict[str, Any], tower: CLIPVisionConfig, fill_id: int, f
     needed = (*SIZES, "mm_hidden_size", "mm_vision_select_layer")
     problems = [f"{key} is missing" for key in needed if raw.get(key) is None]
     for key, (supported, absent) in SUPPORTED.items():
-        value = raw.get(key, absent)
+        value = absent if raw.get(key) is None else raw[key]
         if value != supported:
             problems.append(f"{key}={value} is not supported; LLaVA-1.5 has {supported}")
     if str(raw.get("image_aspect_ratio")).startswith("anyres"):
@@ -147,7 +147,8 @@ class OriginalLayout:
     """A folder or hub name in the authors' layout; `vision_tower` stands in for the tower that its config names."""
 
     def __init__(self, path: str, raw: dict[str, Any], vision_tower: str | None) -> None:
-        self.path, self.raw = path, raw
+        self.path = path
+        self.raw = {key: value for key, value in raw.items() if key != "_commit_hash"}  # a hub's, not the file's
         self.folder = local_folder(path, SMALL_FILES, "set backbone.path to a folder with the checkpoint")
         self.tower_key, self.tower_name = "backbone.vision_tower", vision_tower
         if vision_tower is None:
@@ -221,7 +222,10 @@ class OriginalLayout:
         return folder
 
     def _tower_config(self) -> CLIPVisionConfig:
-        config = AutoConfig.from_pretrained(self.tower_folder)
+        try:
+            config = AutoConfig.from_pretrained(self.tower_folder)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.tower_key}={self.tower_name}: {str(error).splitlines()[0]}") from error
         config = config.vision_config if isinstance(config, CLIPConfig) else config
         if not isinstance(config, CLIPVisionConfig):
             raise ConfigError(f"{self.tower_key}={self.tower_name} holds a {config.model_type} model, not a CLIP one")
@@ -258,8 +262,9 @@ class OriginalLayout:
             for name, tensor in read_tensors(file, skip):
                 if tensor is None:
                     continue
-                held = state[parameter_name(name) if inside else TOWER + _clip_name(name).removeprefix(CLIP_TOWER)]
-                if held.shape != tensor.shape or not torch.equal(held.cpu(), tensor.to(held.dtype)):
+                ours = parameter_name(name) if inside else TOWER + _clip_name(name).removeprefix(CLIP_TOWER)
+                held = state.get(ours)
+                if held is None or held.shape != tensor.shape or not torch.equal(held.cpu(), tensor.to(held.dtype)):
                     return False
         return True
 

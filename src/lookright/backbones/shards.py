@@ -114,10 +114,16 @@ def assign(model: nn.Module, name: str, value: Tensor) -> None:
 
 
 def check_bare(state: Mapping[str, Tensor]) -> None:
-    """Raise ConfigError for the state of a model that still carries an adapter."""
+    """Raise ConfigError for the state of a model that still carries an adapter, or holds weights in 4 bits."""
     foreign = [name for name in state if ".base_layer." in name or ".lora_" in name]
     if foreign:
         raise ConfigError(f"the model carries an adapter ({foreign[0]}); merge it or remove it before saving")
+    packed = [name for name in state if ".quant_state." in name]
+    if packed:
+        raise ConfigError(
+            f"the model holds weights in 4 bits ({packed[0]}), which no published layout has; save one that was "
+            "loaded with backbone.quantization=null"
+        )
 
 
 def write_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
