@@ -57,7 +57,8 @@ class Prompt:
 
     `images` are paths relative to the folder of the file that holds the record; `target` is the
     0-based index into `regions` of the source image that the question is about; `answer` is the
-    ground truth; `provenance` holds source ids, seed and composer version.
+    ground truth; `provenance` holds source ids, seed and composer version. `target` and `regions` are None
+    where the geometry of a file from elsewhere is unknown: then there is no attention ratio.
     """
 
     id: str
@@ -65,14 +66,14 @@ class Prompt:
     prompt: str
     answer: str
     format: str
-    target: int
-    regions: list[Region]
+    target: int | None
+    regions: list[Region] | None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
-        """Source images shown, whatever the number of pictures that hold them."""
-        return len(self.regions)
+        """Source images shown, whatever the number of pictures that hold them; the pictures where that is unknown."""
+        return len(self.images) if self.regions is None else len(self.regions)
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
 from lookright.data.encode import encode_preference, row_length
+from lookright.data.known_ids import KnownIds
 from lookright.data.loader import LeftOut, PairLoader
 from lookright.data.pictures import Pictures
 from lookright.data.readers import load_preferences
@@ -20,6 +21,7 @@ from lookright.data.validate import BadRecords, OnBadRecord
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packed.batch import Example
 from lookright.packed.keys import response_keys
+from lookright.path_map import PathMap
 from lookright.types import Preference
 
 log = logging.getLogger(__name__)
@@ -66,9 +68,10 @@ class PreferenceData(LightningDataModule):
     """Pairs of one file or several (`path`), some held out for validation, or those of `val_path`.
 
     `image_root`: where image paths start (default: each file's own folder); `val_fraction`: share held out,
-    drawn by a hash of the id, so that it does not depend on order; `formats`: keep only these; `batch_size` in
-    pairs, or `max_tokens` a batch; `on_bad_record`: `error`, or `skip` and count. Formats are told by records.
-    An id may come in one file only. Where a Trainer is attached, its ranks share the batches. A record whose picture
+    drawn by a hash of the id, so that it does not depend on order, and rows that share the id of their source fall
+    on one side; `formats`: keep only these; `batch_size` in pairs, or `max_tokens` a batch; `on_bad_record`:
+    `error`, or `skip` and count; `path_map`: prefixes of image paths and what stands in their place. An id of ours
+    may come in one file only. Where a Trainer is attached, its ranks share the batches. A record whose picture
     breaks after it was checked is treated by the same rule: it ends the run, or it is missing in its batch.
     """
 
@@ -84,6 +87,7 @@ class PreferenceData(LightningDataModule):
         num_workers: int = 0,
         on_bad_record: OnBadRecord = "error",
         seed: int = 0,
+        path_map: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= val_fraction < 1:
@@ -94,6 +98,7 @@ class PreferenceData(LightningDataModule):
         self.val_fraction, self.formats = val_fraction, formats
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.num_workers, self.on_bad_record, self.seed = num_workers, on_bad_record, seed
+        self.path_map = PathMap(path_map)
         self.dropped: Counter[str] = Counter()
         self._left_out: dict[str, LeftOut] = {}
 
@@ -106,8 +111,9 @@ class PreferenceData(LightningDataModule):
         if self.val_path is not None:
             held_out = self._load(self.val_path)
         else:
-            held_out = [pair for pair in pairs if self._is_held_out(pair[0].id)]
-            pairs = [pair for pair in pairs if not self._is_held_out(pair[0].id)]
+            held_out = [pair for pair in pairs if self._is_held_out(pair[0])]
+            pairs = [pair for pair in pairs if not self._is_held_out(pair[0])]
+        self.path_map.check_used()
         self._check_formats([*pairs, *held_out])
         pairs, lengths = self._fitting(backbone, pairs, needs_target)
         held_out, val_lengths = self._fitting(backbone, held_out, needs_target)
@@ -198,27 +204,17 @@ class PreferenceData(LightningDataModule):
         )
 
     def _load(self, path: str | list[str]) -> list[Pair]:
-        """Pairs of one file or several. Raises LookRightError for an id that is in two of them."""
+        """Pairs of one file or several. Raises LookRightError."""
         pairs: list[Pair] = []
-        first_file: dict[str, str] = {}
-        bad = BadRecords(self.on_bad_record)
-        num_records = 0
+        ids = KnownIds()
         for name in [path] if isinstance(path, str) else path:
-            loaded = load_preferences(name, self.image_root, self.on_bad_record)
+            loaded = load_preferences(name, self.image_root, self.on_bad_record, self.path_map, ids)
             self.dropped += loaded.dropped
-            num_records += len(loaded.records)
-            for record in loaded.records:
-                if record.id in first_file:
-                    where = first_file[record.id]
-                    bad.add(f"{name} (id {record.id})", RecordError("duplicate_id", f"the id is also in {where}"))
-                    continue
-                first_file[record.id] = str(name)
-                pairs.append((record, loaded.pictures))
-        bad.finish(num_records)
-        self.dropped += bad.counts
+            pairs += [(record, loaded.pictures) for record in loaded.records]
         return pairs
 
-    def _is_held_out(self, record_id: str) -> bool:
+    def _is_held_out(self, record: Preference) -> bool:
+        record_id = record.provenance.get("original_id", record.id)
         digest = hashlib.blake2b(f"{self.seed}/{record_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.val_fraction * 2**64
 

@@ -1,6 +1,9 @@
 """Pictures of records, read when they are wanted and checked before."""
 
-from collections.abc import Iterator
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,14 +84,20 @@ class CheckedPictures:
 
 
 class PictureFolder(CheckedPictures):
-    """Files under one folder; a path that leaves it raises RecordError (reason `path`)."""
+    """Files under one folder; a path that leaves it raises RecordError (reason `path`).
 
-    def __init__(self, root: Path) -> None:
+    `others` are absolute folders that a user named beside it: absolute paths into them are read too.
+    """
+
+    def __init__(self, root: Path, others: Sequence[Path] = ()) -> None:
         super().__init__(PictureMemory(root))
-        self.root = root
+        self.root, self.others = root, tuple(others)
 
     def encoded(self, name: str) -> Path:
-        """The file `<root>/<name>`."""
+        """The file `<root>/<name>`, or an absolute path into one of the others."""
+        path = Path(name)
+        if path.is_absolute() and ".." not in path.parts and any(path.is_relative_to(other) for other in self.others):
+            return path
         if leaves_folder(name):
             raise RecordError(
                 "path",
@@ -101,22 +110,81 @@ class PictureFolder(CheckedPictures):
 class TablePictures(CheckedPictures):
     """Pictures in the rows of a table (`#<row>/<n-th>`) beside paths into a folder."""
 
-    def __init__(self, table: Any, folder: PictureFolder) -> None:
+    def __init__(self, table: "PictureCells", folder: PictureFolder) -> None:
         super().__init__(folder._memory)
         self._table, self._folder = table, folder
 
     def encoded(self, name: str) -> bytes | Path:
         """Embedded bytes, or a file."""
-        if not name.startswith("#"):
-            return self._folder.encoded(name)
-        row, nth = map(int, name[1:].split("/"))
-        return embedded(self._table.images(row)[nth])
+        place = _EMBEDDED.fullmatch(name)
+        return (
+            self._folder.encoded(name) if place is None else embedded(self._table.images(int(place[1]))[int(place[2])])
+        )
+
+
+class PictureCells(Protocol):
+    """Picture cells of rows by their numbers."""
+
+    def images(self, number: int) -> list[Any]:
+        """The picture cells of one row."""
+        ...
+
+
+class HeldCells:
+    """Picture cells of json rows that hold bytes, kept as they came: other rows are not held in memory."""
+
+    def __init__(self) -> None:
+        self._cells: dict[int, list[Any]] = {}
+
+    def keep(self, number: int, cells: list[Any]) -> None:
+        """Hold the cells of one row."""
+        self._cells[number] = cells
+
+    def images(self, number: int) -> list[Any]:
+        """The picture cells of one row."""
+        return self._cells[number]
+
+
+_EMBEDDED = re.compile(r"#(\d+)/(\d+)")
+_DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+
+
+def picture_cells(data: dict[str, Any]) -> list[Any]:
+    """The pictures of a row: its `images`, else its one `image`; a column of one picture as a list, none as []."""
+    value = data.get("images") if data.get("images") is not None else data.get("image")
+    if value is None or value == "":
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def picture_name(cell: Any, number: int, nth: int) -> str:
+    """The path in a cell, or `#<row>/<n-th>` where it holds a picture. Raises RecordError."""
+    if isinstance(cell, str) and cell and not _DATA_ADDRESS.match(cell):
+        return cell
+    if embedded(cell):
+        return f"#{number}/{nth}"
+    path = cell.get("path") if isinstance(cell, dict) else None
+    if isinstance(path, str) and path:
+        return path
+    if isinstance(cell, dict):
+        raise RecordError("picture", f"images[{nth}] holds neither bytes nor a path")
+    raise RecordError("malformed", f"image {str(cell)[:80]!r} is neither a path nor a list of paths")
 
 
 def embedded(cell: Any) -> bytes:
-    """Bytes of one picture cell: bytes, or {bytes, path} as `datasets` stores them; empty where it holds a path."""
+    """Bytes of one picture cell; empty where it holds a path. Raises RecordError for text that is no base64.
+
+    A cell is bytes, {bytes, path} as `datasets` stores them, in json with base64, or a `data:` address.
+    """
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    return data if isinstance(data, bytes) else b""
+    if isinstance(data, bytes):
+        return data
+    if not isinstance(data, str) or not (isinstance(cell, dict) or _DATA_ADDRESS.match(data)):
+        return b""
+    try:
+        return base64.b64decode(_DATA_ADDRESS.sub("", data, count=1), validate=True)
+    except binascii.Error as error:
+        raise RecordError("picture", f"the bytes of a picture are no base64 ({error}): {data[:40]!r}") from error
 
 
 def _key(data: bytes | Path) -> str:

@@ -12,7 +12,9 @@ from lookright.types import IMAGE_PLACEHOLDER, Preference, Region, Size
 
 OnBadRecord = Literal["error", "skip"]
 MAX_SHOWN = 20
-FOREIGN_PLACEHOLDERS = re.compile(r"<ImageHere>|<img>|<\|image\|>|<\|image_pad\|>|<image_\d+>|<Img>|<IMG>")
+FOREIGN_PLACEHOLDERS = re.compile(
+    r"<ImageHere>|<image-placeholder>|<img>|<\|image\|>|<\|image_pad\|>|<image_\d+>|<Img>|<IMG>"
+)
 
 
 class BadRecords:

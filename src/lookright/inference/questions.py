@@ -8,10 +8,12 @@ from pathlib import Path
 
 from lookright.backbones.base import Backbone
 from lookright.data.encode import row_length
+from lookright.data.known_ids import KnownIds
 from lookright.data.pictures import Pictures
 from lookright.data.readers import load_prompts
 from lookright.data.validate import BadRecords, OnBadRecord
 from lookright.errors import ConfigError, LookRightError, RecordError
+from lookright.path_map import PathMap
 from lookright.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,8 @@ log = logging.getLogger(__name__)
 class Questions:
     """Questions of `path`, one file or several; `limit` keeps the first so many of each file.
 
-    Image paths start from `image_root`, else from each file's folder. `on_bad_record`: `error`, or `skip` and count.
+    Image paths are moved by `path_map` and start from `image_root`, else from each file's folder. `on_bad_record`:
+    `error`, or `skip` and count.
     """
 
     def __init__(
@@ -29,29 +32,28 @@ class Questions:
         image_root: str | None = None,
         limit: int | None = None,
         on_bad_record: OnBadRecord = "error",
+        path_map: dict[str, str] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"data.limit={limit}; set 1 or more, or null")
         self.paths = [path] if isinstance(path, str) else list(path)
         self.image_root, self.limit, self.on_bad_record = image_root, limit, on_bad_record
+        self.path_map = PathMap(path_map)
         self.dropped: Counter[str] = Counter()
         self._left_out: set[str] = set()
         self._groups: list[tuple[Pictures, Path, list[Prompt]]] = []
 
     def prepare(self, backbone: Backbone) -> None:
         """Read and check every question. Raises LookRightError before any weights load."""
-        seen: dict[str, str] = {}
+        ids = KnownIds()
         for path in self.paths:
-            loaded = load_prompts(path, self.image_root, self.on_bad_record)
+            loaded = load_prompts(path, self.image_root, self.on_bad_record, self.path_map, ids)
             self.dropped += loaded.dropped
             bad = BadRecords(self.on_bad_record)
             prompts = []
             for prompt in loaded.records[: self.limit]:
                 try:
-                    if prompt.id in seen:
-                        raise RecordError("duplicate_id", f"the id is also in {seen[prompt.id]}")
                     row_length(backbone, prompt, loaded.pictures)
-                    seen[prompt.id] = path
                     prompts.append(prompt)
                 except RecordError as error:
                     bad.add(f"{path}: record {prompt.id}", error)
@@ -59,6 +61,7 @@ class Questions:
             self.dropped += bad.counts
             root = Path(self.image_root) if self.image_root is not None else Path(path).parent
             self._groups.append((loaded.pictures, root, prompts))
+        self.path_map.check_used()
 
     def groups(self) -> Iterator[tuple[Pictures, list[Prompt]]]:
         """For each file what opens its pictures, and its questions."""

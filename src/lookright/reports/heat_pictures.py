@@ -30,7 +30,7 @@ def heat_pictures(
         if image is None:
             shown = tag("div", f"cannot open {prompt.images[index]}", class_="missing")
         else:
-            places = [place for place, region in enumerate(prompt.regions) if region.picture == index]
+            places = [place for place, region in enumerate(prompt.regions or []) if region.picture == index]
             target = places.index(prompt.target) if prompt.target in places else None
             boxes = [prompt.regions[place].box for place in places]
             drawn = overlay(image, level, peak, boxes, target=target)

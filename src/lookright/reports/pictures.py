@@ -46,7 +46,9 @@ def prompt_pictures(prompt: Prompt, folder: Path) -> Html:
     figures = []
     for index, name in enumerate(prompt.images):
         regions = [
-            (region, place == prompt.target) for place, region in enumerate(prompt.regions) if region.picture == index
+            (region, place == prompt.target)
+            for place, region in enumerate(prompt.regions or [])
+            if region.picture == index
         ]
         image = open_picture(folder / name)
         shown = tag("div", f"cannot open {name}", class_="missing") if image is None else None
@@ -58,7 +60,7 @@ def picture_figure(prompt: Prompt, index: int, shown: Html) -> Html:
     """A picture with its number under it where there are several; the target's is marked."""
     if len(prompt.images) == 1:
         return tag("figure", shown)
-    is_target = prompt.regions[prompt.target].picture == index
+    is_target = prompt.target is not None and prompt.regions[prompt.target].picture == index
     caption = f"Image{index + 1}" + (" (target)" if is_target else "")
     return tag("figure", shown, tag("figcaption", caption, class_="target" if is_target else None))
 
