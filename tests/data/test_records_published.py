@@ -89,6 +89,6 @@ def test_llava_rows_are_prompts(tmp_path: Path) -> None:
     assert (single.prompt, single.answer, single.format) == ("What?\n<image>", "A dog.", "single_image")
     assert (single.target, single.regions[0].box) == (0, (0, 0, 20, 10))
     assert (sequence.format, sequence.target) == ("sequence", 1)
-    assert loaded.dropped == {"target": 1, "no_image": 1}
+    assert loaded.dropped == {"placeholders": 1, "no_image": 1}
     with pytest.raises(LookRightError, match="is a prompt, not a preference"):
         load_preferences(tmp_path / "llava.json")

@@ -30,7 +30,7 @@ def test_the_first_turn_without_its_placeholder(tmp_path: Path) -> None:
     found = source.rows("train")
     assert [item.id for item in found] == ["llava_json/train/x1-0", "llava_json/train/x1-1"]
     assert {(item.question, item.answer, item.picture) for item in found} == {("What is it?", "A dog.", "a/one.jpg")}
-    assert source.dropped == {}
+    assert source.dropped == {"further_turns": 1}
     picture = source.open(found[0])
     assert (picture.size, picture.mode) == ((12, 8), "RGB")
 
