@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from lookright.errors import RecordError
 from lookright.pictures import MAX_ASPECT, MAX_PIXELS, as_rgb, checked_size, decode_rgb, limits_fault, open_rgb
+from tests.peak import peak_megabytes
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -306,3 +307,31 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         open_rgb(tmp_path / "none.png", "row 7")
     with pytest.raises(RecordError, match=r"row 7: cannot read the picture"):
         open_rgb(tmp_path, "row 7")
+
+
+CHECK = """
+import sys
+from pathlib import Path
+from lookright.errors import RecordError
+from lookright.pictures import checked_size
+
+def work():
+    try:
+        print(checked_size(Path(sys.argv[1]), "it"))
+    except RecordError as error:
+        print(error.reason)
+"""
+
+
+def test_a_bad_picture_takes_no_memory_to_speak_of(tmp_path: Path) -> None:
+    """Too long, too large: nothing is decoded. Cut, at the limit: what is decoded is 256 MiB."""
+    Image.new("RGB", (30000, 10)).save(tmp_path / "strip.png")
+    (tmp_path / "large.png").write_bytes(claims(12000, 12000))
+    assert peak_megabytes(CHECK, tmp_path / "strip.png") < 20
+    assert peak_megabytes(CHECK, tmp_path / "large.png") < 20
+    Image.new("L", (8192, 8192)).convert("RGB").save(tmp_path / "cut.png", compress_level=1)
+    data = (tmp_path / "cut.png").read_bytes()
+    # cut and closed again, so that all checksums hold
+    place = data.rindex(b"IDAT") - 4
+    (tmp_path / "cut.png").write_bytes(data[:place] + data[-12:])
+    assert 200 < peak_megabytes(CHECK, tmp_path / "cut.png") < 320

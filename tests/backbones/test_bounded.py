@@ -1,8 +1,5 @@
 """Large pictures are made smaller before they are squared: little memory, the same geometry, the same pixels else."""
 
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +8,12 @@ from PIL import Image
 from transformers import LlavaImageProcessorPil
 
 from lookright.backbones.bounded import CANVAS, bounded
-from lookright.backbones.ixc25.image_transform import plan_tiles, transform_picture
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
 from lookright.types import Size
 from tests.backbones.test_llava_painting import CELLS, changed_share
 from tests.conftest import WORDS
+from tests.peak import peak_megabytes
 
 SIDE = 168
 
@@ -86,31 +83,41 @@ def test_the_middle_of_a_strip_stays_the_middle() -> None:
         assert 121 <= max(strip.size) <= 123
 
 
-PEAK = """
-import resource, sys
+STRIP = """
+import sys
 from PIL import Image
 from lookright.backbones.llava import LlavaBackbone
 backbone = LlavaBackbone(path=sys.argv[1], image_aspect=sys.argv[2])
 backbone.preprocess(Image.new("RGB", (64, 64)), 1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with Image.open(sys.argv[3]) as image:
-    backbone.preprocess(image.convert("RGB"), 1)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+image = Image.new("RGB", (int(sys.argv[3]), 10))
+
+def work():
+    backbone.preprocess(image, 1)
 """
 
 
 @pytest.mark.parametrize("aspect", ["pad", "crop"])
-def test_a_strip_of_30000_pixels_takes_little_memory(folder: Path, tmp_path: Path, aspect: str) -> None:
+def test_a_strip_of_30000_pixels_takes_little_memory(folder: Path, aspect: str) -> None:
     """Padded as it is, it took 11.6 GB; the check refuses it, but the backbone alone may meet it too."""
-    Image.new("RGB", (30000, 10)).save(tmp_path / "strip.png")
-    command = [sys.executable, "-c", PEAK, str(folder), aspect, str(tmp_path / "strip.png")]
-    megabytes = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert megabytes < 300, f"{megabytes:.0f} MB"
+    assert peak_megabytes(STRIP, folder, aspect, "30000") < 300
+
+
+def test_the_measure_sees_what_a_square_takes(folder: Path) -> None:
+    """4096 x 4096 in bytes alone are 48 MiB."""
+    assert peak_megabytes(STRIP, folder, "pad", str(CANVAS)) > 48
+
+
+TILES = """
+from PIL import Image
+from lookright.backbones.ixc25.image_transform import plan_tiles, transform_picture
+plan = plan_tiles((30000, 60), "inference", 24, 560)
+assert plan.canvas == (13440, 560)
+image = Image.new("RGB", (30000, 60))
+
+def work():
+    assert transform_picture(image, plan).shape == (3, 560, 13440)
+"""
 
 
 def test_tiles_bound_their_own_canvas() -> None:
-    plan = plan_tiles((30000, 60), "inference", 24, 560)
-    assert plan.canvas == (13440, 560)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert transform_picture(Image.new("RGB", (30000, 60)), plan).shape == (3, 560, 13440)
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 300
+    assert 3 * 13440 * 560 * 4 / 2**20 < peak_megabytes(TILES) < 300
