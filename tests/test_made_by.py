@@ -17,9 +17,10 @@ def test_a_record_of_infer(composed: Callable[..., DictConfig], tmp_path: Path) 
     record = made_by(config, "infer.py", describe_data(config.data))
     assert record.model == "tiny_llava (LlavaBackbone), float32" and record.adapter == "runs/one/adapter"
     assert record.data == "a/x.jsonl, b/y.jsonl"
-    assert record.decoding == "Decoder, max_new_tokens=512, num_beams=1, temperature=1.0, top_p=0.9, seed=0"
+    values = "sampling.temperature=1.0, sampling.top_p=0.9, sampling.seed=0"
+    assert record.decoding == f"Decoder, max_new_tokens=512, num_beams=1, {values}"
     assert record.command == "infer.py, called from Python"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", record.date)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", record.date)
     record.write(tmp_path)
     assert read_made_by(tmp_path) == record and read_made_by(tmp_path / "none") is None
     assert str(Path.cwd()) not in str(record)

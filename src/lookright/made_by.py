@@ -56,7 +56,7 @@ def made_by(config: DictConfig, script: str, data: str) -> MadeBy:
         data=data,
         decoding=None if decode is None else _described("decode", decode),
         code=code_version(),
-        date=now(),
+        date=today(),
     )
 
 
@@ -91,9 +91,9 @@ def shown_path(text: str) -> str:
     return text.replace(f"{Path.cwd()}/", "")
 
 
-def now() -> str:
-    """Date and time to the minute, UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+def today() -> str:
+    """The day, UTC: a run that was killed and goes on ends in the same page."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 @cache
@@ -123,12 +123,13 @@ def _git(root: Path, *arguments: str) -> str | None:
 def _described(group: str, options: Mapping[str, Any]) -> str:
     """A config group's choice with its values."""
     choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
-    return ", ".join([choice or str(options["_target_"]).rpartition(".")[2], *_values(options)])
+    return ", ".join([choice or str(options["_target_"]).rpartition(".")[2], *described_values(options)])
 
 
-def _values(options: Mapping[str, Any]) -> Iterator[str]:
+def described_values(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`key=value` of everything that is set in a config group, nested keys with dots."""
     for key, value in options.items():
         if isinstance(value, Mapping):
-            yield from _values(value)
+            yield from described_values(value, f"{prefix}{key}.")
         elif value is not None and not key.startswith("_"):
-            yield f"{key}={value}"
+            yield f"{prefix}{key}={shown_path(str(value))}"

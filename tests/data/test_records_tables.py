@@ -122,7 +122,10 @@ def test_wrong_roles_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_column_and_another_file_are_named(tmp_path: Path) -> None:
     write(tmp_path / "p.parquet", [{"images": ["x"], "prompt": "<image>"}])
-    with pytest.raises(ConfigError, match=r"no form has the columns images, prompt; known are: .*pairs of TRL \(images or image, prompt, chosen"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no form has the columns images, prompt; known are: .*pairs of TRL \(images or image, prompt, chosen",
+    ):
         load_preferences(tmp_path / "p.parquet")
     (tmp_path / "q.parquet").write_text("text")
     with pytest.raises(ConfigError, match="q.parquet: not a parquet file"):

@@ -17,8 +17,10 @@ from PIL import Image
 from lookright.backbones.llava import LlavaBackbone
 from lookright.data.records import read_prompts, write_jsonl
 from lookright.errors import ConfigError, LookRightError
+from lookright.inference.examples import compared_examples, draw_evenly
 from lookright.inference.run import chance, infer
 from lookright.made_by import read_made_by
+from lookright.reports.comparison import write_comparison
 from lookright.streams import AppendOnly
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Prompt, Region
@@ -234,3 +236,38 @@ def test_what_cannot_run_is_refused_before_weights_load(
 def test_another_config_in_the_same_folder_is_refused(run: Run, plain: Path) -> None:
     with pytest.raises(ConfigError, match=r"predictions of another config \(decode differ\)"):
         run(plain, "decode.max_new_tokens=2")
+
+
+def test_examples_are_drawn_evenly_over_outcomes(questions_file: Path) -> None:
+    """Of 30 gained, 3 lost and 2 both wrong, all formats alike: as many of each as there are, by a hash of the id."""
+    prompts = [replace(question(questions_file.parent, 0), id=f"x{number}") for number in range(35)]
+    single = replace(question(questions_file.parent, 3), id="single")
+    before = {prompt.id: {"correct": 30 <= number < 33} for number, prompt in enumerate([*prompts, single])}
+    after = {prompt.id: {"correct": number < 30} for number, prompt in enumerate([*prompts, single])}
+    drawn = [
+        prompt.id for _, prompt in draw_evenly([(None, prompt) for prompt in [*prompts, single]], before, after, 9)
+    ]
+    numbers = [int(name[1:]) for name in drawn]
+    assert sum(number < 30 for number in numbers) == 4 and {30, 31, 32, 33, 34} <= set(numbers)
+    again = draw_evenly([(None, prompt) for prompt in [single, *prompts[::-1]]], before, after, 9)
+    assert [prompt.id for _, prompt in again] == drawn
+
+
+def test_compared_examples_show_all_runs_and_where_two_look(run: Run, plain: Path, tmp_path: Path) -> None:
+    run(tmp_path / "sampled", "decode=sample", "decode.sampling.temperature=5.0")
+    runs = {"base": plain, "again": plain, "sampled": tmp_path / "sampled"}
+    lines = {line["id"]: line for line in predictions(tmp_path / "sampled")}
+    examples = compared_examples(runs, "base", "sampled", num_examples=4)
+    assert len(examples) == 4 and all(example.prompt.num_images > 1 for example in examples)
+    for example in examples:
+        assert list(example.answers) == ["base", "again", "sampled"] and example.outcome == "both wrong"
+        assert example.answers["sampled"].text == lines[example.prompt.id]["prediction"]
+        heat = example.answers["sampled"].heat
+        assert len(heat) == len(example.prompt.images) and example.answers["again"].heat is None
+        # shares of what the answer's rows give to all tokens
+        assert 0 < sum(weight for values in heat for _, weight in values) < 1
+    page = tmp_path / "comparison.html"
+    write_comparison(page, runs, "base", examples=examples)
+    assert page.read_text().count("sampled looks here") == 4
+    with pytest.raises(ConfigError, match="tuned is none of the runs base, again, sampled"):
+        compared_examples(runs, "base", "tuned")

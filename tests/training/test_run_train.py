@@ -1,6 +1,7 @@
 """`train.py` as a function: the files of a run, what it refuses before weights load, several files of pairs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from peft import PeftModel
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError, LookRightError
+from lookright.made_by import read_made_by
+from lookright.reports.training import read_columns
 from lookright.training.preference import PreferenceModule, held_out_means
 from lookright.training.run import train
 
@@ -69,6 +72,28 @@ def test_files_of_a_run(finished: Path, llava_weights: Path) -> None:
     base = LlavaBackbone(path=str(llava_weights)).build()
     tuned = PeftModel.from_pretrained(base, finished / "adapter")
     assert max(float(p.abs().max()) for name, p in tuned.named_parameters() if "lora_B" in name) > 0
+
+
+def test_page_of_a_run(finished: Path) -> None:
+    """Curves by format, the two held-out pairs with their margins before and after, what made it."""
+    page = (finished / "report.html").read_text()
+    for wanted in ("Attention ratio, sequence", "Reward margin", "Held-out metrics", "alpha=1.0", "train.py, called"):
+        assert wanted in page
+    assert page.count("<article") == 2 and len(re.findall(r"[+-][0-9.]+ before, [+-][0-9.]+ after nats", page)) == 2
+    assert read_made_by(finished).model.endswith("(LlavaBackbone), float32")
+    columns = read_columns(finished / "metrics.csv")
+    # the held-out pair of two pictures in one, and one of two or three pictures
+    assert columns["val/grid_collage/even_ratio"] == [(5.0, pytest.approx(0.5))]
+    assert columns["val/sequence/even_ratio"][0][1] in (pytest.approx(1 / 2), pytest.approx(1 / 3))
+    # the policy's reward margin is beta times what it added to the reference's
+    added = columns["val/logps_margin"][0][1] - columns["val/reference_logps_margin"][0][1]
+    assert columns["val/reward_margin"][0][1] == pytest.approx(0.1 * added, rel=1e-4)
+
+
+def test_page_of_a_run_without_validation(composed: Compose, small_run: list[str], tmp_path: Path) -> None:
+    train(composed("train", *small_run, "data.val_fraction=0", "trainer.max_steps=2", f"output={tmp_path}"))
+    page = (tmp_path / "report.html").read_text()
+    assert "Reward margin" in page and "Held-out metrics" not in page and "<article" not in page
 
 
 def test_held_out_metrics_are_means_over_pairs() -> None:

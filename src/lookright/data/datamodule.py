@@ -37,7 +37,7 @@ class PairDataset(Dataset[Example]):
         self.backbone = backbone
         self.records = [record for record, _ in pairs]
         self.with_keys = False
-        self._pictures = [pictures for _, pictures in pairs]
+        self.pictures = [pictures for _, pictures in pairs]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -46,7 +46,7 @@ class PairDataset(Dataset[Example]):
         """Raises RecordError naming the record where its picture broke after it was checked."""
         record = self.records[index]
         try:
-            example = encode_preference(self.backbone, record, self._pictures[index])
+            example = encode_preference(self.backbone, record, self.pictures[index])
         except RecordError as error:
             raise RecordError(error.reason, f"record {record.id}: {error}") from error
         if self.with_keys:

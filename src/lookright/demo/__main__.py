@@ -10,9 +10,9 @@ from typing import Any
 
 from lookright.config.console import quiet
 from lookright.demo import commands
-from lookright.demo.examples import compared_examples
 from lookright.demo.lanes import ROOT, run_lanes
 from lookright.errors import LookRightError
+from lookright.inference.examples import compared_examples
 from lookright.reports.comparison import comparison_text, write_comparison
 
 
@@ -57,15 +57,15 @@ def demo(backbone: str, folder: Path, install_seconds: float = 0.0) -> dict[str,
 
 def _report(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
     started = time.perf_counter()
-    base, tuned = (json.loads((folder / name / "metrics.json").read_text()) for name in ("base", "tuned"))
-    tests = [folder / "test" / source / "instructions.jsonl" for source in commands.SOURCES]
-    examples = compared_examples(folder, tests)
+    runs = {name: folder / name for name in ("base", "tuned")}
+    examples = compared_examples(runs, "base", "tuned")
     seconds["report"] = round(time.perf_counter() - started, 1)
     seconds["total"] = round(sum(seconds.values()), 1)
-    write_comparison(folder / "report.html", base, tuned, folder=folder, examples=examples, seconds=seconds)
-    summary = {"base": _figures(base), "tuned": _figures(tuned), "seconds": seconds}
+    comparison = write_comparison(folder / "report.html", runs, "base", examples=examples, seconds=seconds)
+    metrics = {name: json.loads((run / "metrics.json").read_text()) for name, run in runs.items()}
+    summary = {**{name: _figures(found) for name, found in metrics.items()}, "seconds": seconds}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"\n{comparison_text(base, tuned)}\n\n{seconds['total']:.0f} s in all; {folder / 'report.html'}")
+    print(f"\n{comparison_text(comparison)}\n\n{seconds['total']:.0f} s in all; {folder / 'report.html'}")
     return summary
 
 

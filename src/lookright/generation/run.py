@@ -22,7 +22,7 @@ from lookright.generation.compose import compose, make_lots
 from lookright.generation.parts import GenerationParts
 from lookright.generation.select import merge_shards, rows, select
 from lookright.generation.workspace import Workspace, open_workspace
-from lookright.made_by import made_by, shown_path
+from lookright.made_by import described_values, made_by
 from lookright.reports.generation import GenerationReport
 from lookright.runtime import load_policy
 from lookright.streams import AppendOnly, in_threads, progress, read_lines, write_atomically
@@ -53,8 +53,7 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
 
 def _data(config: DictConfig) -> str:
     """Source, split and number of prompts in words."""
-    source = {key: value for key, value in config.source.items() if key != "_target_" and value is not None}
-    values = ", ".join(f"{key}={shown_path(str(value))}" for key, value in source.items())
+    values = ", ".join(described_values(config.source))
     name = str(config.source["_target_"]).rpartition(".")[2]
     name = f"{name} ({values})" if values else name
     return f"{name}, {config.split} split, num_prompts={config.num_prompts}, seed={config.seed}"
@@ -153,7 +152,7 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     tally, decisions = select(workspace, parts.pipeline)
     skipped = _skipped(workspace)
     report = GenerationReport(
-        workspace.folder,
+        PictureFolder(workspace.folder),
         threshold=getattr(parts.pipeline.selection, "threshold", None),
         reasons=parts.pipeline.reasons,
         num_examples=parts.config.report_examples,
@@ -162,7 +161,7 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
         report.add(prompt, answer["answer"], decisions[prompt.id])
     for reason, count in skipped.items():
         report.add_skipped(reason, count)
-    report.write(workspace.folder / "report.html")
+    report.write(workspace.folder / "report.html", made_by(parts.config, "generate.py", _data(parts.config)))
     return tally.summary() | {"skipped": skipped, "source": _source_facts(workspace)}
 
 

@@ -1,10 +1,8 @@
 """The `data` group of `infer.py`: prompts with ground truth from one file or several."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from lookright.backbones.base import Backbone
 from lookright.data.encode import row_length
@@ -41,7 +39,7 @@ class Questions:
         self.path_map = PathMap(path_map)
         self.dropped: Counter[str] = Counter()
         self._left_out: set[str] = set()
-        self._groups: list[tuple[Pictures, Path, list[Prompt]]] = []
+        self._groups: list[tuple[Pictures, list[Prompt]]] = []
 
     def prepare(self, backbone: Backbone) -> None:
         """Read and check every question. Raises LookRightError before any weights load."""
@@ -59,13 +57,12 @@ class Questions:
                     bad.add(f"{path}: record {prompt.id}", error)
             bad.finish(len(loaded.records))
             self.dropped += bad.counts
-            root = Path(self.image_root) if self.image_root is not None else Path(path).parent
-            self._groups.append((loaded.pictures, root, prompts))
+            self._groups.append((loaded.pictures, prompts))
         self.path_map.check_used()
 
     def groups(self) -> Iterator[tuple[Pictures, list[Prompt]]]:
         """For each file what opens its pictures, and its questions."""
-        for pictures, _, prompts in self._groups:
+        for pictures, prompts in self._groups:
             yield pictures, [prompt for prompt in prompts if prompt.id not in self._left_out]
 
     def leave_out(self, prompt: Prompt, error: RecordError) -> None:
@@ -82,14 +79,3 @@ class Questions:
                 "again with the same output to go on, or take another one with data.on_bad_record=skip"
             ) from error
         log.warning("question %s: %s [%s]", prompt.id, error, error.reason)
-
-    def spread(self, num_examples: int) -> list[tuple[Pictures, Path, Prompt]]:
-        """Questions to show: drawn by a hash of the id, the formats in turn."""
-        ranked: dict[str, list[tuple[str, Pictures, Path, Prompt]]] = {}
-        for pictures, root, prompts in self._groups:
-            for prompt in (prompt for prompt in prompts if prompt.id not in self._left_out):
-                rank = hashlib.blake2b(prompt.id.encode(), digest_size=8).hexdigest()
-                ranked.setdefault(prompt.format, []).append((rank, pictures, root, prompt))
-        queues = [sorted(entries, key=lambda entry: entry[0]) for _, entries in sorted(ranked.items())]
-        turns = [queue[turn] for turn in range(num_examples) for queue in queues if turn < len(queue)]
-        return [entry[1:] for entry in turns[:num_examples]]

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,16 @@ from lookright.data.pictures import Pictures
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.generation.answer import Answerer, ScoredAnswer
 from lookright.inference.error_kinds import error_kind, wrong_kind
-from lookright.inference.heat import attention_heat
+from lookright.inference.examples import shown_answer
 from lookright.inference.matching import is_correct
 from lookright.inference.metrics import Metrics
 from lookright.inference.questions import Questions
 from lookright.logprobs import check_rows
 from lookright.losses.band import one_layer
-from lookright.made_by import describe_data, made_by
-from lookright.reports.inference import InferenceExample, InferenceReport
+from lookright.made_by import MadeBy, describe_data, made_by
+from lookright.reports.examples import Example
+from lookright.reports.inference import write_inference
+from lookright.reports.sampling import Spread
 from lookright.runtime import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.streams import AppendOnly, progress, read_lines
 from lookright.types import Prompt
@@ -55,7 +56,7 @@ def infer(config: DictConfig) -> dict[str, Any]:
     _predict(answerer, parts.questions, folder)
     record = made_by(config, "infer.py", describe_data(config.data))
     record.write(folder)
-    result = _report(answerer, parts.questions, folder, config.overlays)
+    result = _report(answerer, parts.questions, folder, config.overlays, record)
     print(_headline(result))
     print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
     return result
@@ -201,7 +202,9 @@ def chance(prompt: Prompt) -> float | None:
     return sum(same_answer(answer, prompt.answer) for answer in answers) / len(answers)
 
 
-def _report(answerer: Answerer, questions: Questions, folder: Path, num_overlays: int) -> dict[str, Any]:
+def _report(
+    answerer: Answerer, questions: Questions, folder: Path, num_examples: int, record: MadeBy
+) -> dict[str, Any]:
     metrics = Metrics()
     lines = {line["id"]: line for line in read_lines(folder / "predictions.jsonl")}
     for _, prompts in questions.groups():
@@ -221,27 +224,18 @@ def _report(answerer: Answerer, questions: Questions, folder: Path, num_overlays
             )
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    report = InferenceReport(Path(), num_examples=num_overlays)
-    for pictures, root, prompt in questions.spread(num_overlays):
+    drawn: Spread[tuple[Pictures, Prompt]] = Spread(num_examples)
+    for pictures, prompts in questions.groups():
+        for prompt in prompts:
+            drawn.add((prompt.format, lines[prompt.id]["correct"]), prompt.id, (pictures, prompt))
+    examples = []
+    for pictures, prompt in drawn.take():
+        line = lines[prompt.id]
         try:
-            report.add(_example(answerer, prompt, root, pictures, lines[prompt.id]))
+            answers = {"Model": shown_answer(answerer, prompt, line, pictures)}
         except RecordError as error:
             questions.tell(prompt, error)
-    report.write(folder / "report.html", result)
+            continue
+        examples.append(Example(prompt=prompt, pictures=pictures, answers=answers, even_ratio=line["even_ratio"]))
+    write_inference(folder / "report.html", result, examples=examples, made_by=record)
     return result
-
-
-def _example(
-    answerer: Answerer, prompt: Prompt, root: Path, pictures: Pictures, line: dict[str, Any]
-) -> InferenceExample:
-    return InferenceExample(
-        # the report opens pictures of several files, so their paths are made whole
-        prompt=replace(prompt, images=[str(root.absolute() / name) for name in prompt.images]),
-        prediction=line["prediction"],
-        correct=line["correct"],
-        attention_ratio=line["attention_ratio"],
-        even_ratio=line["even_ratio"],
-        confidence=line["confidence"],
-        error_kind=line["error_kind"],
-        heat=attention_heat(answerer, prompt, line["prediction"], pictures),
-    )

@@ -55,6 +55,15 @@ class PairScores:
         chosen = widen(self.policy_chosen.logps) - widen(self.reference_chosen)
         return chosen, widen(self.policy_rejected.logps) - widen(self.reference_rejected)
 
+    @torch.no_grad()
+    def logps_margins(self) -> dict[str, Tensor]:
+        """Log-probability of the chosen response over the mean rejected one, nats: float[P], of each model that ran."""
+        policy = widen(self.policy_chosen.logps) - self.mean_over_rejected(widen(self.policy_rejected.logps))
+        if self.reference_chosen is None or self.reference_rejected is None:
+            return {"logps_margin": policy}
+        reference = widen(self.reference_chosen) - self.mean_over_rejected(widen(self.reference_rejected))
+        return {"logps_margin": policy, "reference_logps_margin": reference}
+
     def mean_over_rejected(self, values: Tensor) -> Tensor:
         """Average float[P, k] over each pair's own rejected responses: float[P]; padding gets no gradient."""
         mask = self.policy_rejected.mask

@@ -1,87 +1,150 @@
-"""Charts as inline SVG; colours come from the page's style sheet, so they follow light and dark."""
+"""Charts as inline SVG: marks in drawing units; colours come from the page's style sheet, for light and dark."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-from lookright.reports.markup import Html, join, tag
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 WIDTH = 360
 """Drawing units of every chart's width; it scales with its card."""
+MOST_POINTS = 150
+"""Points of a drawn curve; more become the means of neighbours."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Mark:
+    """One SVG element. `text` is what a text says, and of any other shape what a pointer over it shows."""
+
+    shape: str
+    text: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Drawing:
+    """A chart's title, height and marks; `label` says it to those who do not see it."""
+
+    title: str
+    label: str
+    height: float
+    marks: list[Mark]
+    width: float = WIDTH
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Whisker:
-    """A value with its interval, drawn in one row; `series` names its colour."""
+    """A value with its interval, drawn in one row; `series` numbers its colour."""
 
     value: float
     low: float
     high: float
-    series: str
+    series: int
 
 
-def histogram(series: Mapping[str, Sequence[int]], thresholds: Mapping[float, str]) -> Html:
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Curve:
+    """Points (x, y) from left to right. `kind`: `line`, `dots` (measured now and then) or `even` (what compares)."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    series: int
+    kind: str = "line"
+
+
+def histogram(title: str, series: Mapping[str, Sequence[int]], thresholds: Mapping[float, str]) -> Drawing:
     """Stacked bars over [0, 1]: counts per bin for each class of bars, and labelled threshold lines."""
     left, right, top, bottom, height = 34, 8, 30, 24, 190
     num_bins = len(next(iter(series.values())))
     totals = [sum(counts[index] for counts in series.values()) for index in range(num_bins)]
     highest = nice_ceiling(max([*totals, 1]))
-    span, tall = WIDTH - left - right, height - top - bottom
-
-    def across(share: float) -> float:
-        return left + share * span
-
-    def up(count: float) -> float:
-        return height - bottom - count / highest * tall
-
-    marks: list[Html] = []
+    across, up = Scale(0, 1, left, WIDTH - right), Scale(0, highest, height - bottom, top)
+    marks: list[Mark] = []
     for count in (0, highest // 2, highest) if highest > 1 else (0, highest):
-        marks.append(tag("line", x1=left, x2=WIDTH - right, y1=up(count), y2=up(count), class_="gridline"))
-        marks.append(tag("text", f"{count:,}", x=left - 6, y=up(count) + 4, text_anchor="end"))
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        marks.append(tag("text", f"{share:g}", x=across(share), y=height - 8, text_anchor="middle"))
+        marks += _level(up.at(count), f"{count:,}", left, WIDTH - right)
+    marks += [_text(f"{share:g}", across.at(share), height - 8, "middle") for share in (0, 0.25, 0.5, 0.75, 1)]
     marks += _bars(series, across, up)
     for row, (limit, label) in enumerate(sorted(thresholds.items())):
-        # Neighbouring labels stand at different heights so that they cannot overlap.
-        y = 10 + 11 * (row % 2)
-        marks.append(tag("line", x1=across(limit), x2=across(limit), y1=y + 3, y2=height - bottom, class_="threshold"))
-        marks.append(tag("text", label, x=across(limit), y=y, text_anchor="middle", class_="threshold-label"))
-    return _svg(height, marks, "Histogram of attention ratios")
+        # neighbouring labels stand at different heights so that they cannot overlap
+        y, x = 10 + 11 * (row % 2), across.at(limit)
+        marks.append(_mark("line", x1=x, x2=x, y1=y + 3, y2=height - bottom, class_="threshold"))
+        marks.append(_text(label, x, y, "middle", "threshold-label"))
+    return Drawing(title=title, label=f"Histogram of attention ratios, {title}", height=height, marks=marks)
 
 
-def interval_rows(rows: Mapping[str, Sequence[Whisker]], *, unit: str = "%", highest: float = 100.0) -> Html:
+def interval_rows(
+    title: str, rows: Mapping[str, Sequence[Whisker]], *, unit: str = "%", highest: float = 100.0
+) -> Drawing:
     """One row a label: a dot with its interval for each series, on a scale from 0 to `highest`."""
-    left, right, top, bottom, step = 122, 38, 8, 24, 34
+    left, right, top, bottom, apart = 122, 38, 8, 24, 11
+    widest = max((len(whiskers) for whiskers in rows.values()), default=1)
+    step = 12 + apart * widest
     height = top + bottom + step * len(rows)
-    span = WIDTH - left - right
-    marks: list[Html] = []
+    across = Scale(0, highest, left, WIDTH - right)
+    marks: list[Mark] = []
     for quarter in range(5):
-        x = left + span * quarter / 4
-        marks.append(tag("line", x1=x, x2=x, y1=top, y2=height - bottom, class_="gridline"))
-        marks.append(tag("text", f"{highest * quarter / 4:g}{unit}", x=x, y=height - 8, text_anchor="middle"))
+        value = highest * quarter / 4
+        x = across.at(value)
+        marks.append(_mark("line", x1=x, x2=x, y1=top, y2=height - bottom, class_="gridline"))
+        marks.append(_text(f"{value:g}{unit}", x, height - 8, "middle"))
     for index, (label, whiskers) in enumerate(rows.items()):
         middle = top + step * (index + 0.5)
-        marks.append(tag("text", label, x=left - 10, y=middle + 4, text_anchor="end", class_="strong"))
+        marks.append(_text(label, left - 10, middle + 4, "end", "strong"))
         for place, whisker in enumerate(whiskers):
-            y = middle + (place - (len(whiskers) - 1) / 2) * 11
-            low, value, high = (left + span * min(max(at / highest, 0), 1) for at in _ends(whisker))
-            series = f"dot-{whisker.series}"
-            marks.append(tag("line", x1=low, x2=high, y1=y, y2=y, stroke_width=2, class_=series))
-            marks.append(tag("circle", cx=value, cy=y, r=4, class_=series))
+            y = middle + (place - (len(whiskers) - 1) / 2) * apart
+            low, value, high = (
+                across.at(min(max(end, 0), highest)) for end in (whisker.low, whisker.value, whisker.high)
+            )
+            marks.append(_mark("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker s{whisker.series}"))
+            marks.append(_mark("circle", cx=value, cy=y, r=3.5, class_=f"dot s{whisker.series}"))
             shown = f"{whisker.value:.1f}" if highest > 1 else f"{whisker.value:.2f}"
-            marks.append(tag("text", shown, x=WIDTH - right + 8, y=y + 4))
-    return _svg(height, marks, "Values with 95 % intervals")
+            marks.append(_text(shown, WIDTH - right + 8, y + 4))
+    return Drawing(title=title, label=f"{title} with 95 % intervals", height=height, marks=marks)
 
 
-def chart(title: str, drawing: Html) -> Html:
-    """A drawing under its title."""
-    return tag("div", tag("h3", title), drawing, class_="chart")
+def curves(title: str, lines: Sequence[Curve], last: float = 0.0, x_label: str = "step") -> Drawing | None:
+    """Curves over steps on one scale, from 0 to the last of all points or `last`; None where there is no point."""
+    left, right, top, bottom, height = 46, 10, 8, 34, 200
+    points = [point for line in lines for point in line.points]
+    if not points:
+        return None
+    last, ys = max(last, *(x for x, _ in points)), [y for _, y in points]
+    ticks = nice_ticks(min(ys), max(ys))
+    across, up = Scale(0, last, left, WIDTH - right), Scale(ticks[0], ticks[-1], height - bottom, top)
+    marks = [mark for tick in ticks for mark in _level(up.at(tick), f"{tick:g}", left, WIDTH - right)]
+    marks.append(_text("0", left, height - bottom + 14, "middle"))
+    marks.append(_text(f"{last:,.0f}", WIDTH - right, height - bottom + 14, "end"))
+    marks.append(_text(x_label, (left + WIDTH - right) / 2, height - 6, "middle"))
+    for line in lines:
+        places = [(across.at(x), up.at(y)) for x, y in thinned(line.points)]
+        if line.kind == "even" and len(places) == 1:
+            places = [(x, places[0][1]) for x in (left, WIDTH - right)]
+        if line.kind != "dots":
+            joined = " ".join(f"{x:.5g},{y:.5g}" for x, y in places)
+            marks.append(_mark("polyline", line.name, points=joined, class_=f"curve {line.kind} s{line.series}"))
+        if line.kind == "dots" or len(places) == 1:
+            marks += [_mark("circle", line.name, cx=x, cy=y, r=3.5, class_=f"dot s{line.series}") for x, y in places]
+    return Drawing(title=title, label=f"{title} over {x_label}s", height=height, marks=marks)
 
 
-def legend(entries: Mapping[str, str]) -> Html:
-    """Colour keys: class name to what it means."""
-    return tag(
-        "div", *(tag("span", tag("i", "", class_=name), text) for name, text in entries.items()), class_="legend"
-    )
+@dataclass(slots=True, frozen=True)
+class Scale:
+    """From values in [`low`, `high`] to drawing units in [`start`, `stop`]; of equal ends all lies in the middle."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def at(self, value: float) -> float:
+        """Where a value lies."""
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return self.start + share * (self.stop - self.start)
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS` points: means over neighbours, equally many each but for the last."""
+    size = math.ceil(len(points) / MOST_POINTS) or 1
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
 def nice_ceiling(value: int) -> int:
@@ -94,31 +157,47 @@ def nice_ceiling(value: int) -> int:
         power *= 10
 
 
-def _bars(
-    series: Mapping[str, Sequence[int]], across: Callable[[float], float], up: Callable[[float], float]
-) -> list[Html]:
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, 3 to 6 of them, that enclose [low, high]."""
+    extent = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(extent / 4))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= extent / 4)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    last = max(last, first + 1)
+    # digits beyond the step's own are rounding
+    return [round(place * step, 12) for place in range(first, last + 1)]
+
+
+def _bars(series: Mapping[str, Sequence[int]], across: Scale, up: Scale) -> list[Mark]:
     marks = []
     num_bins = len(next(iter(series.values())))
     for index in range(num_bins):
-        below = 0
+        below, low, high = 0, index / num_bins, (index + 1) / num_bins
         for name, counts in series.items():
             if counts[index]:
-                x, width = (
-                    across(index / num_bins) + 0.75,
-                    across((index + 1) / num_bins) - across(index / num_bins) - 1.5,
-                )
-                y, foot = up(below + counts[index]), up(below)
-                title = tag(
-                    "title", f"{index / num_bins:.2f} to {(index + 1) / num_bins:.2f}: {counts[index]:,} {name}"
-                )
-                marks.append(tag("rect", title, x=x, y=y, width=width, height=foot - y, class_=name))
+                x, stop = across.at(low) + 0.75, across.at(high) - 0.75
+                y, foot = up.at(below + counts[index]), up.at(below)
+                told = f"{low:.2f} to {high:.2f}: {counts[index]:,} {name}"
+                marks.append(_mark("rect", told, x=x, y=y, width=stop - x, height=foot - y, class_=name))
                 below += counts[index]
     return marks
 
 
-def _ends(whisker: Whisker) -> tuple[float, float, float]:
-    return whisker.low, whisker.value, whisker.high
+def _level(y: float, label: str, left: float, stop: float) -> list[Mark]:
+    """A horizontal line with its label at the left."""
+    line = _mark("line", x1=left, x2=stop, y1=y, y2=y, class_="gridline")
+    return [line, _text(label, left - 6, y + 4, "end")]
 
 
-def _svg(height: float, marks: Sequence[Html], label: str) -> Html:
-    return tag("svg", join(marks), view_box=f"0 0 {WIDTH} {height}", role="img", aria_label=label)
+def _text(text: str, x: float, y: float, anchor: str = "start", kind: str | None = None) -> Mark:
+    return _mark("text", text, x=x, y=y, text_anchor=anchor, class_=kind)
+
+
+def _mark(shape: str, text: str | None = None, **attributes: str | float | None) -> Mark:
+    """`class_` is `class`, other underscores are hyphens; None is left out."""
+    shown = {
+        key.rstrip("_").replace("_", "-"): f"{value:.6g}" if isinstance(value, int | float) else value
+        for key, value in attributes.items()
+        if value is not None
+    }
+    return Mark(shape=shape, text=text, attributes=shown)

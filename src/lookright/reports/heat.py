@@ -8,10 +8,10 @@ brighter than its neighbours.
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from lookright.pictures import as_rgb
-from lookright.types import Box, Footprint, Size
+from lookright.types import Footprint, Size
 
 HeatValues = Sequence[tuple[Footprint, float]]
 """What each token sees of a picture, and the attention that it gets. Footprints may overlap (views, tiles)."""
@@ -20,8 +20,6 @@ ANCHORS = np.array(
     [(20, 11, 53), (85, 15, 109), (150, 38, 103), (207, 68, 70), (243, 120, 25), (251, 185, 31), (252, 250, 164)], float
 )
 """Colours of the map from no attention to the most: dark to light, so that it also reads in grey."""
-
-TARGET, COMPANION = (255, 255, 255), (170, 178, 189)
 
 LOWEST_PEAK = 2.0
 """The brightest colour is never less than this many times an even spread: an even look is not to look bright."""
@@ -51,21 +49,16 @@ def heat_peak(levels: Sequence[np.ndarray]) -> float:
     return max(LOWEST_PEAK, float(np.quantile(np.concatenate([part.ravel() for part in levels]), 0.98)))
 
 
-def overlay(
-    picture: Image.Image, levels_HW: np.ndarray, peak: float, boxes: Sequence[Box] = (), target: int | None = None
-) -> Image.Image:
-    """The picture under its heat map, as large as the map; `boxes` are outlined, number `target` strongly."""
+def overlay(picture: Image.Image, levels_HW: np.ndarray, peak: float) -> Image.Image:
+    """The picture under its heat map, as large as the map."""
     size = (levels_HW.shape[1], levels_HW.shape[0])
-    zoom = size[0] / picture.width, size[1] / picture.height
-    resample = Image.Resampling.LANCZOS if zoom[0] < 1 else Image.Resampling.BICUBIC
+    resample = Image.Resampling.LANCZOS if size[0] < picture.width else Image.Resampling.BICUBIC
     picture_HW3 = np.asarray(as_rgb(picture).resize(size, resample), float)
     level_HW1 = np.clip(levels_HW / peak, 0, 1)[..., None]
     # Where little attention went the picture keeps its own colours: the question may be about them.
     opacity_HW1 = 0.10 + 0.68 * level_HW1**0.8
     blended = (1 - opacity_HW1) * 0.62 * picture_HW3 + opacity_HW1 * colours(level_HW1[..., 0])
-    shown = Image.fromarray(blended.round().astype(np.uint8))
-    _outline(shown, boxes, target, zoom)
-    return shown
+    return Image.fromarray(blended.round().astype(np.uint8))
 
 
 def colours(levels: np.ndarray) -> np.ndarray:
@@ -91,15 +84,3 @@ def _levels(size: Size, values: HeatValues, even: float, longest: int) -> np.nda
         density_HW[place] += weight / seen.own_area
         even_HW[place] += even / seen.own_area
     return np.divide(density_HW, even_HW, out=np.zeros_like(density_HW), where=even_HW > 0)
-
-
-def _outline(image: Image.Image, boxes: Sequence[Box], target: int | None, zoom: tuple[float, float]) -> None:
-    draw = ImageDraw.Draw(image)
-    order = sorted(range(len(boxes)), key=lambda index: index == target)
-    for index in order:
-        left, top, right, bottom = (round(edge * zoom[place % 2]) for place, edge in enumerate(boxes[index]))
-        corners = (max(left, 0), max(top, 0), min(right, image.width) - 1, min(bottom, image.height) - 1)
-        if corners[2] > corners[0] and corners[3] > corners[1]:
-            if index == target:
-                draw.rectangle(corners, outline=(0, 0, 0), width=5)
-            draw.rectangle(corners, outline=TARGET if index == target else COMPANION, width=3 if index == target else 1)

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from lookright.backbones.base import Backbone
 from lookright.losses.band import layer_band
+from lookright.losses.base import PairScores
 from lookright.losses.composite import CompositeLoss
 from lookright.packed.batch import PackedBatch
 from lookright.reference.base import ModelPair
@@ -33,6 +34,8 @@ class PreferenceModule(TunedModule):
         self.loss = loss
         self._held_out: dict[str, HeldOut] = {}
         self._num_pairs = 0
+        self.held_out: dict[str, HeldOut] = {}
+        """Every held-out pair by id, as the last validation found it."""
         self.ratio_layers = layer_band(pair.backbone.num_layers, loss.attention_layers)
 
     @property
@@ -52,16 +55,22 @@ class PreferenceModule(TunedModule):
 
     def losses(self, batch: PackedBatch, read_attention: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss per pair and metrics per pair: float[P], name -> float[P]."""
+        return self._judged(batch, self._scores(batch, read_attention))
+
+    def _scores(self, batch: PackedBatch, read_attention: bool) -> PairScores:
+        """What both models make of the pairs."""
         features = self.pair.image_features(batch)
         # first, so that its intermediate values do not come on top of what the policy's pass keeps
         reference = self.pair.reference_logps(batch, features) if self.loss.needs_reference else None
         output = self.pair.score(batch, features, self.ratio_layers if read_attention else (), self.loss.attention_rows)
-        scores = pair_scores(batch, output, reference)
+        return pair_scores(batch, output, reference)
+
+    def _judged(self, batch: PackedBatch, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = self.loss(scores)
         with torch.no_grad():
             metrics = terms | self.loss.metrics(scores)
-            if output.attention_ratio is not None:
-                metrics["attention_ratio"] = output.attention_ratio.detach()
+            if scores.attention_ratio is not None:
+                metrics["attention_ratio"] = scores.attention_ratio.detach()
                 metrics["even_ratio"] = batch.even_ratio
         return loss, metrics
 
@@ -95,8 +104,10 @@ class PreferenceModule(TunedModule):
         del batch_idx
         if batch.num_prompts == 0:
             return
-        loss, metrics = self.losses(batch, read_attention=True)
-        columns = {name: values.tolist() for name, values in ({"loss": loss.detach()} | metrics).items()}
+        scores = self._scores(batch, read_attention=True)
+        loss, metrics = self._judged(batch, scores)
+        metrics = {"loss": loss.detach()} | metrics | scores.logps_margins()
+        columns = {name: values.tolist() for name, values in metrics.items()}
         for place, (record, label) in enumerate(zip(batch.ids, batch.labels, strict=True)):
             self._held_out[record] = (label, {name: values[place] for name, values in columns.items()})
 
@@ -106,7 +117,8 @@ class PreferenceModule(TunedModule):
         if self.trainer.world_size > 1:
             parts = [{} for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(parts, self._held_out)
-        for name, value in held_out_means({record: entry for part in parts for record, entry in part.items()}).items():
+        self.held_out = {record: entry for part in parts for record, entry in part.items()}
+        for name, value in held_out_means(self.held_out).items():
             # the ranks agree on names and values already; without sync Lightning would warn
             self.log(name, value, batch_size=1, sync_dist=True)
         self._held_out = {}

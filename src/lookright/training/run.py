@@ -20,7 +20,8 @@ from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.errors import ConfigError
-from lookright.made_by import describe_data, made_by
+from lookright.made_by import describe_data, described_values, made_by
+from lookright.reports.training import HeldOutPair, write_training
 from lookright.runtime import torch_dtype
 from lookright.training.compilation import compile_blocks
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger, close, with_metrics_file
@@ -31,6 +32,7 @@ from lookright.training.trainer import TrainerSettings
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.html"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
@@ -67,17 +69,31 @@ def train(config: DictConfig) -> dict[str, Any]:
     task.before_fit(module, data, trainer)
     checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    summary = _summary(trainer, data, num_steps, time.perf_counter() - started)
-    if checkpoint is not None and not trainer.callback_metrics and (folder / SUMMARY_FILE).is_file():
-        # a finished run: nothing was trained, and what it measured stays
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
+    trained = checkpoint is None or trainer.callback_metrics or not (folder / SUMMARY_FILE).is_file()
+    # of a finished run nothing was trained, and what it measured stays
+    summary = (
+        _summary(trainer, data, num_steps, time.perf_counter() - started)
+        if trained
+        else json.loads((folder / SUMMARY_FILE).read_text())
+    )
     close(trainer.loggers)
     if trainer.is_global_zero:
-        made_by(config, "train.py", describe_data(config.data)).write(folder)
         summary["weights"] = task.save(module, folder).name
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-        rank_zero_info(f"wrote {folder / summary['weights']}, {folder / METRICS_FILE} and {folder / SUMMARY_FILE}")
+        if trained:
+            _write_page(config, folder, summary, task.held_out_pairs(module, data))
+        rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
     return summary
+
+
+def _write_page(config: DictConfig, folder: Path, summary: dict[str, Any], pairs: list[HeldOutPair]) -> None:
+    """What the run measured, and what made it."""
+    record = made_by(config, "train.py", describe_data(config.data))
+    record.write(folder)
+    plain = OmegaConf.to_container(config, resolve=True)
+    groups = ("loss", "reference", "tuning", "optimization", "trainer")
+    settings = {key: ", ".join(described_values(plain[key])) for key in groups if plain.get(key)}
+    write_training(folder / REPORT_FILE, folder / METRICS_FILE, summary, settings=settings, pairs=pairs, made_by=record)
 
 
 def _parts(config: DictConfig) -> tuple[TrainerSettings, Backbone, LightningDataModule, Task]:

@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
+from lookright.data.datamodule import PreferenceData
 from lookright.errors import ConfigError
 from lookright.losses.band import layer_band
 from lookright.losses.composite import CompositeLoss
 from lookright.reference.base import ModelPair, Preparation
+from lookright.reports.training import HeldOutPair
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
@@ -61,6 +63,11 @@ class Task(ABC):
     def before_fit(self, module: Any, data: LightningDataModule, trainer: Trainer) -> None:
         """What has to be computed with the weights as they are loaded; nothing by itself."""
         del module, data, trainer
+
+    def held_out_pairs(self, module: Any, data: Any) -> list[HeldOutPair]:
+        """Held-out pairs for the page, as the last validation found them; none by itself."""
+        del module, data
+        return []
 
     @abstractmethod
     def save(self, module: Any, folder: Path) -> Path:
@@ -109,6 +116,15 @@ class PreferenceTask(Task):
     def before_fit(self, module: PreferenceModule, data: LightningDataModule, trainer: Trainer) -> None:
         """Let the reference prepare."""
         prepare_reference(module, data, trainer)
+
+    def held_out_pairs(self, module: PreferenceModule, data: PreferenceData) -> list[HeldOutPair]:
+        """All that were validated."""
+        records = zip(data.val_set.records, data.val_set.pictures, strict=True)
+        return [
+            HeldOutPair(record=record, pictures=pictures, metrics=module.held_out[record.id][1])
+            for record, pictures in records
+            if record.id in module.held_out
+        ]
 
     def save(self, module: PreferenceModule, folder: Path) -> Path:
         """`adapter/` in PEFT's format, or `model/` after full tuning."""
