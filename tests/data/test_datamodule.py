@@ -13,6 +13,7 @@ from lookright.data.datamodule import PreferenceData
 from lookright.errors import ConfigError, LookRightError
 from lookright.packed.batch import PackedBatch, pack
 from tests.examples import write_pairs
+from tests.published import OLD, write_published
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +136,26 @@ def test_lengths_of_the_sampler_are_those_of_the_rows(llava: LlavaBackbone, tmp_
 def test_refused_share(fraction: float, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"data.val_fraction={fraction}"):
         PreferenceData(str(tmp_path), val_fraction=fraction)
+
+
+def test_published_files_share_ids_and_paths(llava: LlavaBackbone, tmp_path: Path) -> None:
+    """Two files with the same ids: all pairs train, each under an id of its own."""
+    paths = [str(write_published(tmp_path / name)) for name in ("a", "b")]
+    data = PreferenceData(paths, val_fraction=0.0, path_map={OLD: "new"})
+    data.prepare(llava, needs_target=True)
+    names = ids(data.train_set)
+    assert len(names) == len(set(names)) == 64 and dict(data.dropped) == {}
+    assert names[:2] == ["2", "2#2"] and names[32:34] == ["2#5", "2#6"]
+
+
+def test_rows_of_one_source_id_fall_on_one_side(llava: LlavaBackbone, tmp_path: Path) -> None:
+    data = prepared(write_published(tmp_path), llava, val_fraction=0.4, seed=3, path_map={OLD: "new"})
+    train, held_out = ({name.split("#")[0] for name in ids(part)} for part in (data.train_set, data.val_set))
+    assert train and held_out and not train & held_out
+
+
+def test_an_entry_of_the_path_map_without_use_is_told(llava: LlavaBackbone, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data.path_map: no image path begins with '/mnt/misspelt'"):
+        prepared(write_published(tmp_path), llava, path_map={OLD: "new", "/mnt/misspelt": "x"})
+    with pytest.raises(LookRightError, match=rf"(?s)32 of 32 records .*set data.path_map={{{OLD}: FOLDER}}"):
+        prepared(tmp_path / "pairs.json", llava)

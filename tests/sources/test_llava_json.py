@@ -131,3 +131,91 @@ def test_a_picture_of_16_bits_keeps_its_shades(suffix: str, tmp_path: Path) -> N
     source = LlavaJson(write(tmp_path, [row(image=name)]), tmp_path)
     picture = source.open(source.rows("train")[0])
     assert [picture.getpixel((x, 0)) for x in range(4)] == [(shade,) * 3 for shade in (0, 1, 128, 255)]
+
+
+BRIEFLY = "Answer the question using a single word or phrase."
+
+
+def talk(*turns: tuple[str, str], **keys: Any) -> dict[str, Any]:
+    said = [("human" if place == 0 else "gpt", text) for turn in turns for place, text in enumerate(turn)]
+    return row(conversations=[{"from": role, "value": text} for role, text in said]) | keys
+
+
+def file_of_llava() -> list[Any]:
+    """A dozen rows as in LLaVA-665k: 8 with one picture, of which 5 have further turns, 12 in all."""
+    first = ("<image>\nWhat is it?", "A dog.")
+    return [
+        talk(first, id="000000033471"),
+        talk(first, ("What color is the sky?", "Blue."), ("Why is that?", "It is day."), id="000000033471"),
+        talk((f"What is it?\n{BRIEFLY}\n<image>", "Dog"), ("What color is the sky?", "Blue"), id="VG_1_2"),
+        talk(first, ("Where is the dog?", "b" * 600), ("Is the dog old?", "No"), image="ocr_vqa/images/1.gif", id=17),
+        talk(first, ("And then?", "x"), ("What is he doing?", "x"), ("Is it raining?", "No"), id=17),
+        talk(first, ("Is the dog old?", ""), ("What breed is the dog?", "Pug"), id="t"),
+        talk(first, ("How many <image><image> dogs are there?", "1"), id="u"),
+        talk(first, image="textvqa/train_images/gone.jpg", id="missing"),
+        {"id": "wgByO4Y_0", "model": "", "conversations": talk(first)["conversations"]},
+        talk(first, image=["a/one.jpg", "a/one.jpg"], id="several"),
+        talk(("<image>", "x"), ("Is it raining?", "No"), id="empty"),
+        {"id": "broken", "image": "a/one.jpg", "conversations": [{"from": "gpt", "value": "x"}]},
+    ]
+
+
+def test_the_first_turn_of_every_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    source = LlavaJson(write(tmp_path, file_of_llava()), tmp_path)
+    found = source.rows("train")
+    keys = ["000000033471-0", "000000033471-1", "VG_1_2-2", "17-3", "17-4", "t-5", "u-6", "missing-7"]
+    assert [item.id for item in found] == [f"llava_json/train/{key}" for key in keys]
+    assert source.dropped == {"further_turns": 11, "no_image": 1, "several_images": 1, "empty": 1, "malformed": 1}
+    assert "8 questions; left out: 1 empty, 11 further_turns" in caplog.text and "source.turns=all" in caplog.text
+
+
+def test_all_turns_that_stand_alone(tmp_path: Path) -> None:
+    source = LlavaJson(write(tmp_path, file_of_llava()), tmp_path, turns="all")
+    later = [item for item in source.rows("train") if "-turn" in item.id]
+    assert [(item.id.removeprefix("llava_json/train/"), item.question, item.answer) for item in later] == [
+        ("000000033471-1-turn2", "What color is the sky?", "Blue."),
+        ("VG_1_2-2-turn2", f"What color is the sky?\n{BRIEFLY}", "Blue"),
+        ("17-3-turn3", "Is the dog old?", "No"),
+        ("17-4-turn4", "Is it raining?", "No"),
+        ("t-5-turn3", "What breed is the dog?", "Pug"),
+    ]
+    assert len({item.id for item in source.rows("train")}) == len(source.rows("train")) == 13
+    # the first turn of a row without a question leaves no turn of it
+    assert source.dropped == {
+        "follow_up_turn": 3,
+        "long_answer": 1,
+        "empty": 2,
+        "several_images": 2,
+        "no_image": 1,
+        "malformed": 1,
+    }
+
+
+def test_turns_of_a_row_fall_on_one_side(tmp_path: Path) -> None:
+    rows = [talk(("What is it?", "x"), ("Is it raining?", "y"), image=f"a/{n}.jpg", id=n) for n in range(200)]
+    source = LlavaJson(write(tmp_path, rows), tmp_path, test_share=0.3, turns="all")
+    train, test = ({item.picture for item in source.rows(split)} for split in ("train", "test"))
+    assert not train & test and len(source.rows("train")) + len(source.rows("test")) == 400
+
+
+def test_unknown_turns_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="source.turns='last': valid are first, all"):
+        LlavaJson(write(tmp_path, [row()]), tmp_path, turns="last")
+
+
+def test_paths_from_another_machine_are_moved(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    Image.new("L", (5, 5), 7).save(tmp_path / "far" / "x.png")
+    rows = [
+        row(image="/mnt/old/one.jpg"),
+        row(image="/mnt/far/x.png"),
+        row(image="/mnt/far/../far/x.png"),
+        row(image="/else/y.jpg"),
+    ]
+    moved = {"/mnt/old": "a", "/mnt/far": str(tmp_path / "far")}
+    source = LlavaJson(write(tmp_path, rows), tmp_path, path_map=moved)
+    assert [source.open(item).size for item in source.rows("train")] == [(12, 8), (5, 5)]
+    assert source.dropped == {"path": 2}
+    with pytest.raises(ConfigError, match="source.path_map: no image path begins with '/odd'"):
+        LlavaJson(write(tmp_path, rows), tmp_path, path_map=moved | {"/odd": "a"}).rows("train")
