@@ -168,3 +168,16 @@ def test_nothing_is_inferred_from_wrong_placeholders(tmp_path: Path) -> None:
 def test_the_fixture_has_the_released_sizes() -> None:
     assert [collage([(448, 448)] * count).size for count in GRID] == [*COLLAGE_SIZES.values()]
     assert [*COLLAGE_SIZES.values()] == [(936, 488), (1424, 488), (936, 976), (1424, 976), (1424, 1464)]
+
+
+def test_what_was_measured_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second start opens no collage; a changed one is measured again."""
+    monkeypatch.setenv("LOOKRIGHT_CACHE", str(tmp_path / "cache"))
+    collage([(448, 300), (200, 448)]).save(tmp_path / "c.png")
+    prompt = "<image>\nIn Image1, what?"
+    first = infer_geometry(prompt, ["c.png"], PictureFolder(tmp_path))
+    again = PictureFolder(tmp_path)
+    monkeypatch.setattr(again, "open", lambda name: pytest.fail(f"{name} was opened"))
+    assert infer_geometry(prompt, ["c.png"], again) == first
+    collage([(448, 310), (200, 448)]).save(tmp_path / "c.png")
+    assert infer_geometry(prompt, ["c.png"], PictureFolder(tmp_path)).regions[0].box == (0, 40, 448, 350)

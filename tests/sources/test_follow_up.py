@@ -43,6 +43,8 @@ What color is the hat he is wearing?
 What material is its roof made of?
 What is the purpose of them?
 Which one is bigger?
+Do you think it's an old one?
+What’s that called?
 Does that man look old?
 How is that possible?
 How might this situation affect traffic?

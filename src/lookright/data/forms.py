@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic
 
 from lookright.data.geometry import INFERRED, Geometry, infer_geometry
 from lookright.data.messages import is_messages, plain_prompt
-from lookright.data.pictures import HeldCells, Pictures, embedded, picture_cells, picture_name
+from lookright.data.pictures import CheckedPictures, HeldCells, embedded, picture_cells, picture_name
 from lookright.data.records import Record, RecordType, preference_from_dict, prompt_from_dict
 from lookright.errors import RecordError
 from lookright.path_map import PathMap
@@ -27,7 +27,7 @@ class Row:
 
     data: dict[str, Any]
     number: int
-    pictures: Pictures
+    pictures: CheckedPictures
     path_map: PathMap
     held: HeldCells | None = None
     counts: Counter[str] = field(default_factory=Counter)
@@ -180,7 +180,7 @@ def listed(forms: Sequence[Form]) -> str:
     return "known are: " + "; ".join(f"{form.title} ({form.keys})" for form in forms)
 
 
-def row_geometry(prompt: Any, images: list[str], pictures: Pictures) -> Geometry | None:
+def row_geometry(prompt: Any, images: list[str], pictures: CheckedPictures) -> Geometry | None:
     """What can be inferred of a row that stores none; None where that is nothing."""
     return infer_geometry(prompt, images, pictures) if isinstance(prompt, str) else None
 

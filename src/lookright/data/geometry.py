@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lookright.data.pictures import Pictures
+from lookright.data.pictures import CheckedPictures
 from lookright.formats.grid_collage import GRIDS, GridLayout
 from lookright.formats.pic_in_pic import inset_box
-from lookright.types import IMAGE_PLACEHOLDER, Box, Region, Size
+from lookright.types import IMAGE_PLACEHOLDER, Region, Size
 
 INFERRED = {"geometry": "inferred"}
 CELL_SIZE, MARGIN, INSET_SHARE = 448, 40, 0.7
@@ -51,7 +51,7 @@ class Geometry:
     regions: list[Region] | None = None
 
 
-def infer_geometry(prompt: str, names: list[str], pictures: Pictures) -> Geometry | None:
+def infer_geometry(prompt: str, names: list[str], pictures: CheckedPictures) -> Geometry | None:
     """Format, target and regions from the prompt's text, the number of pictures, their sizes and their white.
 
     - several pictures: `sequence`, the target is the one that the text names ("In Image{k}", "Image {k}, ...");
@@ -125,23 +125,20 @@ def _extent(white_share: np.ndarray) -> int:
     return int(filled[-1]) + 1 if len(filled) else 0
 
 
-def _cells(name: str, pictures: Pictures) -> list[Region] | None:
-    size = pictures.size(name)
-    for count in GRIDS:
-        layout = GridLayout(count=count, cell_size=CELL_SIZE, margin=MARGIN)
-        if layout.size == size:
-            image = pictures.open(name)
-            boxes = [_cut(layout.cell(number), image) for number in range(count)]
-            return [Region(picture=0, box=box, source=name) for box in boxes]
-    return None
+def _cells(name: str, pictures: CheckedPictures) -> list[Region] | None:
+    """Regions of a collage, each as large as the picture that white shows; None for a size of no layout."""
+    layouts = [GridLayout(count=count, cell_size=CELL_SIZE, margin=MARGIN) for count in GRIDS]
+    layout = next((layout for layout in layouts if layout.size == pictures.size(name)), None)
+    if layout is None:
+        return None
+    cells = [layout.cell(number) for number in range(layout.count)]
+    ways = [f"white {WHITE_LEVEL} {WHITE_SHARE} of {cell}" for cell in cells]
+    sizes = pictures.measured(name, ways, lambda image: [picture_in_cell(image.crop(cell)) for cell in cells])
+    boxes = [layout.place(number, size) for number, size in enumerate(sizes)]
+    return [Region(picture=0, box=box, source=name) for box in boxes]
 
 
-def _cut(box: tuple[int, int, int, int], image: Image.Image) -> Box:
-    width, height = picture_in_cell(image.crop(box))
-    return box[0], box[1], box[0] + width, box[1] + height
-
-
-def _whole(names: Sequence[str], pictures: Pictures) -> list[Region]:
+def _whole(names: Sequence[str], pictures: CheckedPictures) -> list[Region]:
     return [Region(picture=n, box=(0, 0, *pictures.size(name)), source=name) for n, name in enumerate(names)]
 
 

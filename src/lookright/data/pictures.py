@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,22 @@ class CheckedPictures:
             with self._readable(name):
                 self._sizes[name] = self._checked(name, self.encoded(name))
         return self._sizes[name]
+
+    def measured(self, name: str, names: Sequence[str], measure: Callable[[Image.Image], list[Size]]) -> list[Size]:
+        """Sizes that are read off a picture's pixels, one for each of `names`; remembered as its own size is.
+
+        `names` say what is measured, and how: another way has another name. Raises RecordError as `open` does.
+        """
+        with self._readable(name):
+            data = self.encoded(name)
+            keys = [content_key(f"{_key(data)} {part}".encode()) for part in names]
+        known = [self._memory.get(key) for key in keys]
+        if None not in known:
+            return known
+        found = measure(self.open(name))
+        for key, size in zip(keys, found, strict=True):
+            self._memory.put(key, size)
+        return found
 
     def _checked(self, name: str, data: bytes | Path) -> Size:
         """From the memory, else by decoding the picture."""

@@ -40,6 +40,10 @@ _DEMONSTRATIVE = re.compile(
     r"|\b(?:is|was|are|were|does|did|do|like|of|about|for|than|to|with|from|on|in|at|by|after|before|why|how) that\b"
 )
 """A `that` after a noun is none of them: it opens a clause about the noun."""
+_REFERRING = {"he", "she", "him", "her", "his", "hers", "they", "them", "their", "theirs", "it", "its", "itself"} | {
+    "himself", "herself", "themselves", "this", "these", "those", "that"
+}  # fmt: skip
+"""All words that the three patterns above look for: most questions have none."""
 _PERSON = re.compile(
     r"\b(?:the|a|an|each|every|some|two|three|any|these|this)\b (?:\w+ ){0,2}?"
     r"(?:m[ae]n|wom[ae]n|boys?|girls?|persons?|people|child(?:ren)?|kids?|bab(?:y|ies)|players?|lad(?:y|ies)|guys?|riders?"
@@ -48,6 +52,7 @@ _PERSON = re.compile(
 )
 """Whom a pronoun of the same question may mean."""
 _INSTRUCTION = re.compile(r"^(?:answer|respond|reply)\b.*[.:]?$", re.IGNORECASE)
+_SHORTENED = re.compile(r"\b(what|who|where|why|how|it|that|he|she)'s\b")
 MIN_WORDS = 3
 """A question of fewer words leans on an earlier one."""
 
@@ -60,11 +65,13 @@ def stands_alone(question: str) -> bool:
     explains: no person or animal named before it, no pointing at the picture, no `it` of weather and time. A thing
     under its own name ("the bus") stands alone: the picture shows it.
     """
-    text = " ".join(re.findall(r"[\w'-]+|[,;]", question.lower()))
+    text = " ".join(re.findall(r"[\w'-]+|[,;]", _SHORTENED.sub(r"\1 is", question.lower().replace("\u2019", "'"))))
     if len(text.split()) < MIN_WORDS or _TALK.search(text):
         return False
     if _OPENING.match(text) and not _WHY_OF_ITS_OWN.match(text):
         return False
+    if _REFERRING.isdisjoint(re.split(r"[\s'-]", text)):
+        return True
     rest = _DUMMY.sub(" ", _POINTS.sub(" ", text))
     if _DEMONSTRATIVE.search(rest):
         return False
