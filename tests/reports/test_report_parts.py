@@ -117,6 +117,11 @@ def test_spread_is_bounded_deterministic_and_even() -> None:
     forward = drawn(range(1000))
     assert forward == drawn(range(999, -1, -1))
     assert len(forward) == 6 and sum(index % 100 == 7 for index in forward) == 3
+    # fewer places than groups: no group is ahead by its name
+    chosen: Spread[int] = Spread(2)
+    for index in range(1000):
+        chosen.add(f"group{index % 10}", f"id{index}", index % 10)
+    assert chosen.take() != [0, 1] and len(set(chosen.take())) == 2
     few: Spread[int] = Spread(6)
     few.add("a", "x", 1)
     assert few.take() == [1] and Spread(0).take() == []

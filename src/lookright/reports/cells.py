@@ -18,11 +18,11 @@ FORMAT_TITLES = {
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Cell:
-    """A table's cell: `text`, what stands smaller behind it (`note`) and below it (`below`), and a class (`kind`)."""
+    """A table's cell: `text`, what stands smaller behind it (`note`) and in lines below it, and a class (`kind`)."""
 
     text: str
     note: str = ""
-    below: str = ""
+    below: tuple[str, ...] = ()
     kind: str = ""
 
 

@@ -102,7 +102,7 @@ def interval_rows(
 
 def curves(title: str, lines: Sequence[Curve], last: float = 0.0, x_label: str = "step") -> Drawing | None:
     """Curves over steps on one scale, from 0 to the last of all points or `last`; None where there is no point."""
-    left, right, top, bottom, height = 46, 10, 8, 34, 200
+    left, right, top, bottom, height = 54, 10, 8, 34, 200
     points = [point for line in lines for point in line.points]
     if not points:
         return None

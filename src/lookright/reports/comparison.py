@@ -153,7 +153,7 @@ def _difference(difference: Difference, good: int) -> Cell:
     return Cell(
         text=signed(points.value),
         note=f"{signed(points.low)} to {signed(points.high)}",
-        below=f"+{difference.gained:,} -{difference.lost:,}, {p_text(difference.p_value)}",
+        below=(f"+{difference.gained:,} -{difference.lost:,}, {p_text(difference.p_value)}",),
         kind=kind,
     )
 
@@ -167,13 +167,11 @@ def _errors(comparison: Comparison) -> list[Table]:
         for run in comparison.runs:
             found = group.answers[run]
             test = None if run == against else group.other_image[run]
-            cells.append(
-                Cell(
-                    text=f"{found.num_other_image:,}",
-                    note=f"{found.other_image.value:.1f} %, {_of_wrong(found.num_other_image, found.num_wrong)}",
-                    below="" if test is None else f"{signed(test.points.value)} points, {p_text(test.p_value)}",
-                )
-            )
+            below = [_of_wrong(found.num_other_image, found.num_wrong)]
+            if test is not None:
+                below.append(f"{signed(test.points.value)} points, {p_text(test.p_value)}")
+            text, note = f"{found.num_other_image:,}", f"{found.other_image.value:.1f} %"
+            cells.append(Cell(text=text, note=note, below=tuple(below)))
         other_image.append([format_cell(name), *cells])
         counted = [(group.answers[run].num_wrong_kind, group.answers[run].wrong_kind) for run in comparison.runs]
         wrong_kind.append(

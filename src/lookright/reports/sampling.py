@@ -26,13 +26,16 @@ class Spread(Generic[Item]):
             heapq.heapreplace(heap, (-rank, item_id, item))
 
     def take(self) -> list[Item]:
-        """At most `limit` items, one of each group in turn, in the order of groups and then of draw."""
-        ranked = {group: sorted(heap, key=lambda entry: -entry[0]) for group, heap in self._groups.items()}
-        shares = dict.fromkeys(sorted(ranked, key=str), 0)
+        """At most `limit` items, one of each group in turn, in the order of groups and then of draw.
+
+        Where there are fewer places than groups, the groups whose first item was drawn first have them.
+        """
+        ranked = {group: sorted(heap, key=lambda entry: -entry[0]) for group, heap in self._groups.items() if heap}
+        shares = dict.fromkeys(sorted(ranked, key=lambda group: -ranked[group][0][0]), 0)
         left = self.limit
         while left and any(shares[group] < len(ranked[group]) for group in shares):
             for group in shares:
                 if left and shares[group] < len(ranked[group]):
                     shares[group] += 1
                     left -= 1
-        return [entry[2] for group, share in shares.items() for entry in ranked[group][:share]]
+        return [entry[2] for group in sorted(ranked, key=str) for entry in ranked[group][: shares[group]]]
