@@ -39,7 +39,7 @@ class KnownIds:
         self._places[name] = self._file, where
         return name
 
-    def place(self, record_id: str, where: str) -> str:
-        """Where a record lies, for a message: the file alone where its id is known from another."""
+    def is_elsewhere(self, record_id: str) -> bool:
+        """Whether a record of an earlier file has the id."""
         known = self._places.get(record_id)
-        return f"{self._file} (id {record_id})" if known is not None and known[0] != self._file else where
+        return known is not None and known[0] != self._file

@@ -120,7 +120,7 @@ class _Load:
 
     def run(self, on_bad_record: OnBadRecord) -> RecordSet[Any]:
         """Everything that is right with the file. Raises LookRightError for what is not."""
-        bad = BadRecords(on_bad_record)
+        bad, elsewhere = BadRecords(on_bad_record), BadRecords(on_bad_record)
         entries = list(_json_entries(self.path) if self.table is None else _table_entries(self.path, self.table))
         if not entries:
             raise ConfigError(f"data.path={self.path}: the file holds no record")
@@ -135,10 +135,15 @@ class _Load:
                 records.append(self._claimed(found, found.outcome, number))
                 counts += found.counts
             except RecordError as error:
-                bad.add(self.ids.place(found.outcome.id, found.where), error)
+                # a file that another one holds already may be left out as a whole
+                if self.ids.is_elsewhere(found.outcome.id):
+                    elsewhere.add(f"{self.path} (id {found.outcome.id})", error)
+                else:
+                    bad.add(found.where, error)
         bad.finish(len(entries))
+        elsewhere.finish(len(entries), may_be_all=True)
         self._tell(records, counts)
-        return RecordSet(records=records, pictures=self.pictures, dropped=bad.counts + counts)
+        return RecordSet(records=records, pictures=self.pictures, dropped=bad.counts + elsewhere.counts + counts)
 
     def _claimed(self, found: _Examined, record: Record, number: int) -> Record:
         """The record under an id that no other has; what its file calls it goes into the provenance."""

@@ -33,10 +33,13 @@ class BadRecords:
         if len(self._messages) < MAX_SHOWN:
             self._messages.append(f"{where}: {error} [{error.reason}]")
 
-    def finish(self, num_records: int) -> None:
-        """Raise LookRightError with the first problems, if any is an error or nothing is left of `num_records`."""
+    def finish(self, num_records: int, may_be_all: bool = False) -> None:
+        """Raise LookRightError with the first problems, if any is an error or nothing is left of `num_records`.
+
+        `may_be_all`: where they may be skipped nothing need be left.
+        """
         total = self.counts.total()
-        if not total or (self._mode == "skip" and total < num_records):
+        if not total or (self._mode == "skip" and (may_be_all or total < num_records)):
             return
         kind = f"{self._key}=error" if self._mode == "error" else "none is left"
         more = [f"... and {total - MAX_SHOWN} more"] if total > MAX_SHOWN else []
