@@ -14,7 +14,8 @@ class Phase:
     are those of the formats; `num_questions` are asked behind each prefix at most; `yes_no` also asks
     questions answered yes or no, where a source can tell them apart; `rate` scales the learning rates;
     `attention_weight` is that of the attention term, which holds the row that predicts an answer's first token
-    on the image that was asked about, 0 for none.
+    on the image that was asked about, 0 for none. `misnamed` is the share of questions about one of several images
+    that stand under the name of any of them, drawn anew: what makes a model that answers about the wrong one.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Phase:
     yes_no: bool = True
     rate: float = 1.0
     attention_weight: float = 0.0
+    misnamed: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("vision", "language"):
@@ -36,6 +38,9 @@ class Phase:
                 f"data.phases: attention_weight={self.attention_weight} of a {self.kind} phase; set 0 or more, and 0 "
                 "where no question is asked"
             )
+
+        if not 0 <= self.misnamed <= 1:
+            raise ConfigError(f"data.phases: misnamed={self.misnamed}; a share in [0, 1]")
 
     @property
     def num_items(self) -> int:

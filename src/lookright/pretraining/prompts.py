@@ -41,7 +41,7 @@ class PromptMaker:
         self.rows = [row for row in source.rows(split) if phase.yes_no or row.answer not in ("yes", "no")]
         self.composers = [composer for composer in composers if phase.weights.get(composer.name, 0) > 0]
         self.weights = [phase.weights[composer.name] for composer in self.composers]
-        self.num_questions = phase.num_questions
+        self.num_questions, self.misnamed = phase.num_questions, phase.misnamed
         self.by_picture: dict[str, list[SourceRow]] = defaultdict(list)
         for row in self.rows:
             self.by_picture[row.picture].append(row)
@@ -81,11 +81,13 @@ class PromptMaker:
     def _asked(self, name: str, composed: Composed, target: SourceRow, rng: random.Random) -> AskedPrompt:
         prefix, line_feed, first = composed.prompt.rpartition("\n")
         lead = first[: len(first) - len(target.question)]
-        questions = [(first, target.answer, composed.target)]
-        key = self.source.question_key(target)
-        for place, row in self._candidates(name, composed, key, rng):
-            text = row.question if not lead else lower_first(row.question)
-            opening = f"In Image{place + 1}, " if lead.startswith("In Image") else lead
+        numbered = lead.startswith("In Image")
+        questions: list[tuple[str, str, int]] = []
+        asked = [(composed.target, target), *self._candidates(composed, numbered, self.source.question_key(target), rng)]
+        for place, row in asked:
+            text = lower_first(row.question) if lead else row.question
+            named = place if rng.random() >= self.misnamed else rng.randrange(len(composed.regions))
+            opening = f"In Image{named + 1}, " if numbered else lead
             if len(questions) < self.num_questions and (opening + text, row.answer, place) not in questions:
                 questions.append((opening + text, row.answer, place))
         return AskedPrompt(
@@ -96,9 +98,15 @@ class PromptMaker:
             regions=composed.regions,
         )
 
-    def _candidates(self, name: str, composed: Composed, key: str, rng: random.Random) -> list[tuple[int, SourceRow]]:
-        """Further questions: the same one about the other images first, then any about any image that can be named."""
-        places = range(len(composed.regions)) if name in ("sequence", "grid_collage") else [composed.target]
+    def _candidates(
+        self, composed: Composed, numbered: bool, key: str, rng: random.Random
+    ) -> list[tuple[int, SourceRow]]:
+        """Further questions: the same one about the other images first, then any about any image that can be named.
+
+        Where images have no numbers only the target can be named, and any of them by mistake.
+        """
+        every = numbered or rng.random() < self.misnamed
+        places = range(len(composed.regions)) if every else [composed.target]
         rows = [
             (place, row) for place in places for row in self.by_picture[self.row_of(composed.regions[place]).picture]
         ]
