@@ -1,84 +1,91 @@
-"""python -m lookright.demo [--backbone tiny_llava] [--output outputs/demo]: what `make demo` runs."""
+"""python -m lookright.demo [--backbone tiny_llava] [--seeds 1] [--output outputs/demo]: what `make demo` runs."""
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lookright.config.console import quiet
 from lookright.demo import commands
-from lookright.demo.lanes import ROOT, run_lanes
+from lookright.demo.lanes import ROOT, Chain, run_chains
+from lookright.demo.results import results_table
 from lookright.errors import LookRightError
 from lookright.inference.examples import compared_examples
 from lookright.reports.comparison import comparison_text, write_comparison
 
 
 def main() -> None:
-    """Generate, train, infer; print the table, write summary.json and report.html."""
+    """Generate, train, infer, controls too; print the table, write summary.json and report.html."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="tiny_llava")
     parser.add_argument("--output", default="outputs/demo", type=Path)
+    parser.add_argument("--seeds", default=1, type=int, help="trainings of each kind; with several, results.md too")
     parser.add_argument("--install-seconds", default=0.0, type=float, help="what the installation before took")
     arguments = parser.parse_args()
     quiet()
     try:
-        demo(arguments.backbone, ROOT / arguments.output, arguments.install_seconds)
+        demo(arguments.backbone, ROOT / arguments.output, range(arguments.seeds), arguments.install_seconds)
     except LookRightError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def demo(backbone: str, folder: Path, install_seconds: float = 0.0) -> dict[str, Any]:
+def demo(backbone: str, folder: Path, seeds: Sequence[int] = (0,), install_seconds: float = 0.0) -> dict[str, Any]:
     """Run everything in a fresh `folder`; returns what summary.json holds."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     seconds: dict[str, float] = {"install": install_seconds}
     logs = folder / "logs"
 
-    def stage(name: str, lanes: list[list[list[str]]]) -> None:
+    def stage(name: str, chains: Sequence[Chain]) -> None:
         started = time.perf_counter()
-        run_lanes(lanes, logs)
+        run_chains(chains, logs)
         seconds[name] = round(time.perf_counter() - started, 1)
 
+    sources = commands.SOURCES
+    stage("generate", [[commands.generate(source, backbone, folder)] for source in sources])
+    for source in sources:
+        share_answers(folder / "pairs" / source, folder / "random_pairs" / source)
     stage(
-        "generate",
-        [
-            [commands.generate(source, backbone, folder), commands.test_set(source, folder)]
-            for source in commands.SOURCES
-        ],
+        "draw_and_compose",
+        [[commands.draw_at_random(source, backbone, folder), commands.test_set(source, folder)] for source in sources],
     )
-    stage("train_and_infer_base", [[commands.train(backbone, folder)], [commands.infer("base", backbone, folder)]])
-    stage("infer_tuned", [[commands.infer("tuned", backbone, folder)]])
-    return _report(folder, seconds)
+    tunings = [(tuning, seed) for seed in seeds for tuning in (commands.TUNED, *commands.CONTROLS)]
+    chains = [
+        [commands.train(tuning, backbone, folder, seed), commands.infer(tuning.name, backbone, folder, seed)]
+        for tuning, seed in tunings
+    ]
+    stage("train_and_infer", [[commands.infer("base", backbone, folder)], *chains])
+    if len(seeds) > 1:
+        (folder / "results.md").write_text(results_table(folder, backbone, seeds))
+    return _report(folder, seconds, seeds[0])
 
 
-def _report(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
+def share_answers(source: Path, copy: Path) -> None:
+    """Make a run's prompts and answers those of another folder, where another selection may be made of them."""
+    shutil.copytree(source / "images", copy / "images", copy_function=os.link)
+    for name in ("instructions.jsonl", "answers.jsonl", "skipped.jsonl", "source.json", "config.yaml"):
+        shutil.copyfile(source / name, copy / name)
+
+
+def _report(folder: Path, seconds: dict[str, float], seed: int) -> dict[str, Any]:
+    """The page and the table of one seed's runs."""
     started = time.perf_counter()
-    runs = {name: folder / name for name in ("base", "tuned")}
-    examples = compared_examples(runs, "base", "tuned")
+    names = ["base", *(tuning.name for tuning in (*commands.CONTROLS, commands.TUNED))]
+    runs = {name: commands.answers_folder(name, folder, seed) for name in names}
+    examples = compared_examples(runs, "base", commands.TUNED.name)
     seconds["report"] = round(time.perf_counter() - started, 1)
     seconds["total"] = round(sum(seconds.values()), 1)
     comparison = write_comparison(folder / "report.html", runs, "base", examples=examples, seconds=seconds)
-    metrics = {name: json.loads((run / "metrics.json").read_text()) for name, run in runs.items()}
-    summary = {**{name: _figures(found) for name, found in metrics.items()}, "seconds": seconds}
+    summary = {"comparison": comparison.result(), "seconds": seconds}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\n{comparison_text(comparison)}\n\n{seconds['total']:.0f} s in all; {folder / 'report.html'}")
     return summary
-
-
-def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Accuracies in percent, their intervals and numbers of questions, and attention ratios."""
-    accuracy, ratio = metrics["accuracy"], metrics["attention_ratio"]
-    return {
-        **{name: round(entry["value"], 2) for name, entry in accuracy.items()},
-        "intervals": {name: [round(entry["low"], 2), round(entry["high"], 2)] for name, entry in accuracy.items()},
-        "questions": {name: entry["num_questions"] for name, entry in accuracy.items()},
-        "attention_ratio": {name: round(entry["value"], 4) for name, entry in ratio.items()},
-        "even_ratio": {name: round(entry["even"], 4) for name, entry in ratio.items()},
-    }
 
 
 if __name__ == "__main__":

@@ -11,20 +11,25 @@ from pathlib import Path
 from lookright.errors import LookRightError
 
 ROOT = Path(__file__).parents[3]
+NUM_LANES = 2
+"""Commands that run at once, each on one thread."""
+
+Chain = Sequence[list[str]]
+"""Command lines of which each needs what the one before it wrote."""
 
 
-def run_lanes(lanes: Sequence[Sequence[list[str]]], logs: Path) -> None:
-    """Run each lane's commands one after the other, all lanes at once.
+def run_chains(chains: Sequence[Chain], logs: Path) -> None:
+    """Run every chain from its first command to its last, as many chains at once as there are lanes.
 
     Raises LookRightError with the end of the log of the first command that fails.
     """
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        for future in [pool.submit(_run_lane, lane, logs) for lane in lanes]:
+    with ThreadPoolExecutor(NUM_LANES) as pool:
+        for future in [pool.submit(_run_chain, chain, logs) for chain in chains]:
             future.result()
 
 
-def _run_lane(lane: Sequence[list[str]], logs: Path) -> None:
-    for command in lane:
+def _run_chain(chain: Chain, logs: Path) -> None:
+    for command in chain:
         run_command(command, logs)
 
 
