@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from lookright.config.check import check_config
 from lookright.demo import commands
+from lookright.demo.__main__ import share_answers
 from lookright.demo.lanes import run_command
 from lookright.errors import LookRightError
 
@@ -16,9 +17,10 @@ FOLDER = Path("outputs/demo")
 ALL = [
     *(commands.generate(source, "tiny_llava", FOLDER) for source in commands.SOURCES),
     *(commands.test_set(source, FOLDER) for source in commands.SOURCES),
-    commands.train("tiny_llava", FOLDER),
+    *(commands.draw_at_random(source, "tiny_llava", FOLDER) for source in commands.SOURCES),
+    *(commands.train(tuning, "tiny_llava", FOLDER, seed=2) for tuning in (commands.TUNED, *commands.CONTROLS)),
     commands.infer("base", "tiny_llava", FOLDER),
-    commands.infer("tuned", "tiny_llava", FOLDER),
+    commands.infer("tuned", "tiny_llava", FOLDER, seed=2),
 ]
 
 
@@ -42,3 +44,36 @@ def test_at_least_400_questions_a_format() -> None:
 def test_a_command_that_fails_is_reported_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(LookRightError, match="stage='nothing'"):
         run_command(["generate.py", "stage=nothing", f"output={tmp_path / 'out'}"], tmp_path / "logs")
+
+
+def test_controls_differ_from_the_recipe_in_one_thing(composed: Callable[..., DictConfig]) -> None:
+    recipe, *others = (
+        composed("train", *commands.train(tuning, "tiny_llava", FOLDER)[1:])
+        for tuning in (commands.TUNED, *commands.CONTROLS)
+    )
+    found = {}
+    for tuning, config in zip(commands.CONTROLS, others, strict=True):
+        weights = (config.loss.alpha == 0, config.loss.gamma == 0, config.loss.attention.weight == 0)
+        found[tuning.name] = (weights, config.data.path == recipe.data.path)
+        assert config.optimization == recipe.optimization and config.trainer == recipe.trainer
+    assert found == {
+        "sft": ((True, False, True), True),
+        "no_attention": ((False, False, True), True),
+        "no_preference": ((True, False, False), True),
+        "random_pairs": ((False, False, False), False),
+    }
+
+
+def test_a_random_draw_takes_the_same_answers(tmp_path: Path) -> None:
+    """The folder is a copy in which pictures take no place of their own, and selection is all that runs there."""
+    source, copy = tmp_path / "pairs", tmp_path / "random_pairs"
+    (source / "images").mkdir(parents=True)
+    (source / "images" / "0.png").write_bytes(b"picture")
+    for name in ("instructions.jsonl", "answers.jsonl", "skipped.jsonl", "source.json", "config.yaml"):
+        (source / name).write_text(name)
+    (source / "preferences.jsonl").write_text("selected by attention")
+    share_answers(source, copy)
+    assert (copy / "images" / "0.png").stat().st_ino == (source / "images" / "0.png").stat().st_ino
+    assert (copy / "answers.jsonl").read_text() == "answers.jsonl" and not (copy / "preferences.jsonl").exists()
+    command = commands.draw_at_random("easy_vqa", "tiny_llava", tmp_path)
+    assert {"stage=select", "selection=random", f"output={tmp_path / 'random_pairs' / 'easy_vqa'}"} <= set(command)

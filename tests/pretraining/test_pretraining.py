@@ -265,3 +265,32 @@ def test_words_of_prompts_are_single_tokens(tmp_path: Path) -> None:
     text = "A word nobody ever trained on: Żółć 123!"
     _, (response,) = backbone.encode_conversation("", [text], [])
     assert backbone.decode(response.tolist()) == text
+
+
+def test_misnamed_questions_stand_under_any_image_and_keep_their_own_region() -> None:
+    """By hand: with `misnamed` 1 a number says nothing about the region asked about, with 0 it always names it."""
+    found = {}
+    for share in (0.0, 1.0):
+        prompts = maker(weights={"sequence": 1.0, "grid_collage": 1.0}, misnamed=share)
+        asked = [prompts.make(random.Random(number)) for number in range(150)]
+        named = [
+            (int(text.removeprefix("In Image").split(",")[0]) - 1 == place, len(one.regions))
+            for one in asked
+            for text, _, place in one.questions
+        ]
+        for one in asked:
+            for _, answer, place in one.questions:
+                shown = prompts.row_of(one.regions[place]).picture
+                assert answer in {row.answer for row in prompts.by_picture[shown]}
+        found[share] = (
+            sum(right for right, _ in named) / len(named),
+            sum(1 / count for _, count in named) / len(named),
+        )
+    assert found[0.0][0] == 1.0
+    right, by_chance = found[1.0]
+    assert right == pytest.approx(by_chance, abs=0.08)
+
+
+def test_misnamed_is_a_share() -> None:
+    with pytest.raises(ConfigError, match="misnamed=2"):
+        phase(misnamed=2)

@@ -61,12 +61,11 @@ def results_table(folder: Path, backbone: str, seeds: Sequence[int]) -> str:
 
 def _row(name: str, comparison: Comparison, num_seeds: int) -> str:
     found = {key: comparison.groups[key].answers[name] for key in FORMATS}
-    other = sum(found[key].num_other_image for key in ("sequence", "grid_collage")) / num_seeds
+    other = [found[key].num_other_image / num_seeds for key in ("sequence", "grid_collage")]
     ratio = found["multi_image"].attention_ratio
     cells = [
         *(f"{found[key].accuracy.value:.1f}" for key in FORMATS),
-        f"{found['sequence'].num_other_image / num_seeds:.0f} + {found['grid_collage'].num_other_image / num_seeds:.0f} "
-        f"= {other:.0f}",
+        f"{other[0]:.0f} + {other[1]:.0f} = {sum(other):.0f}",
         f"{found['multi_image'].num_wrong_kind / num_seeds:.0f}",
         "-" if ratio is None else f"{ratio.value:.2f}",
     ]

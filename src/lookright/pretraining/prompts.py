@@ -83,7 +83,10 @@ class PromptMaker:
         lead = first[: len(first) - len(target.question)]
         numbered = lead.startswith("In Image")
         questions: list[tuple[str, str, int]] = []
-        asked = [(composed.target, target), *self._candidates(composed, numbered, self.source.question_key(target), rng)]
+        asked = [
+            (composed.target, target),
+            *self._candidates(composed, numbered, self.source.question_key(target), rng),
+        ]
         for place, row in asked:
             text = lower_first(row.question) if lead else row.question
             named = place if rng.random() >= self.misnamed else rng.randrange(len(composed.regions))
