@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import ExifTags, Image
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.data.encode import encode_question
+from lookright.data.pictures import PictureFolder
 from lookright.data.readers import load_preferences, load_prompts
 from lookright.generation.run import generate
 from lookright.reports.pictures import open_picture, prompt_pictures
@@ -102,19 +102,22 @@ def test_the_tokens_of_a_region_see_what_is_in_it(folder: Path, llava: LlavaBack
 
 
 def test_a_report_shows_it_upright(folder: Path) -> None:
-    assert is_upright(open_picture(folder / "phone.png"))
+    pictures = PictureFolder(folder)
+    assert is_upright(open_picture(pictures, "phone.png"))
     region = Region(picture=0, box=(0, 0, 24, 24), source="s")
     prompt = Prompt(
         id="q", images=["phone.png"], prompt="<image>\nabove?", answer="red", format="x", target=0, regions=[region]
     )
-    shown = prompt_pictures(prompt, folder)
-    assert 'viewBox="0 0 24 48"' in shown
-    data = re.search(r"data:image/jpeg;base64,([^\"]+)", shown)[1]
+    (shown,) = prompt_pictures(prompt, pictures).pictures
+    assert (shown.width, shown.height) == (24, 48)
+    data = shown.uri.removeprefix("data:image/jpeg;base64,")
     assert is_upright(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
 def test_a_picture_that_breaks_a_rule_is_missing_in_a_report(folder: Path) -> None:
     Image.new("RGB", (3000, 10)).save(folder / "strip.png")
-    assert open_picture(folder / "strip.png") is None and open_picture(folder / "none.png") is None
+    pictures = PictureFolder(folder)
+    assert open_picture(pictures, "strip.png") is None and open_picture(pictures, "none.png") is None
     prompt = Prompt(id="q", images=["strip.png"], prompt="<image>", answer="a", format="x", target=0, regions=[])
-    assert "cannot open strip.png" in prompt_pictures(prompt, folder)
+    (shown,) = prompt_pictures(prompt, pictures).pictures
+    assert shown.uri is None and shown.name == "strip.png"
