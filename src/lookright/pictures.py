@@ -222,7 +222,8 @@ def _on_white(image: Image.Image, depth: int) -> Image.Image:
         image = image.copy()
         image.info["transparency"] = _in_eight_bits(key, depth)
     # PIL has no way from La to RGBA but through LA
-    clear = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    clear = image.convert("LA") if image.mode == "La" else image
+    clear = clear if clear.mode == "RGBA" else clear.convert("RGBA")
     ground = Image.new("RGB", image.size, "white")
     ground.paste(clear, mask=clear)
     return ground
