@@ -29,6 +29,7 @@ PRODUCTS = {
     aten.mm.default: 0,
     aten.bmm.default: 0,
     aten.addmm.default: 1,
+    aten.addmm_.default: 1,
     aten.baddbmm.default: 1,
     aten.baddbmm_.default: 1,
 }

@@ -44,12 +44,13 @@ class StepTurns(Callback):
 def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO, with the attention term where asked for, until told to end."""
     backbone = workload.backbone()
-    data = PreferenceData(path=str(workload.pairs(options.images)), val_fraction=0.0, batch_size=options.pairs)
+    path = workload.pairs(options.images, options.rejected)
+    data = PreferenceData(path=str(path), val_fraction=0.0, batch_size=options.pairs)
     data.prepare(backbone, needs_target=options.attention)
     data.train_sampler.shuffle = False
     settings = TrainerSettings(precision=options.precision, max_epochs=1000, progress_bar=False)
-    if options.native:
-        precision.cpu_has_bfloat16 = lambda: True
+    if options.kernels != "auto":
+        precision.cpu_has_bfloat16 = lambda: options.kernels == "bfloat16"
     torch.manual_seed(SEED)
     policy = lora().apply(backbone, backbone.build())
     attention = {"weight": 0.9 if options.attention else 0.0}

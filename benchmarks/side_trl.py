@@ -1,10 +1,18 @@
-"""TRL's side: its DPOTrainer as it is, on the same pairs, adapters and optimiser."""
+"""TRL's side: its DPOTrainer as it is, on the same pairs, adapters and optimiser.
+
+Its fused head scores response tokens alone on a device with Triton, and every position on any other, for the sake of
+compilers that want fixed shapes. With `--head gpu` it takes the first way here too, which is what a comparison on a
+CPU has to be made with; with `--head cpu` nothing of TRL is touched.
+"""
 
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from datasets import Dataset, Features, Value
@@ -22,6 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils as trl_utils
 
 from benchmarks.turns import Turns
 from benchmarks.workload import BETA, LEARNING_RATE, SEED, VISION, Workload, plain_lora
@@ -63,8 +72,29 @@ class ToldLoss(DPOTrainer):
         return loss
 
 
+@contextmanager
+def responses_alone() -> Iterator[mock.Mock]:
+    """Inside it the fused head projects the rows whose next token is scored, as on a device with Triton.
+
+    The head asks `_use_triton` by the name that its own module has imported, and nothing else asks by that one: the
+    products below it ask theirs and stay torch's. Yields what was asked. Raises RuntimeError where a TRL has no such
+    question.
+    """
+    if not hasattr(trl_utils, "_use_triton"):
+        raise RuntimeError(
+            "the fused head of this TRL does not ask `trl.trainer.utils._use_triton`; see how it decides"
+        )
+    with mock.patch.object(trl_utils, "_use_triton", return_value=True) as asked:
+        yield asked
+
+
 def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO by TRL until told to end."""
+    with responses_alone() if options.head == "gpu" else nullcontext():
+        _train(workload, options, turns)
+
+
+def _train(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     callback = StepTurns(turns)
     model = LlavaForConditionalGeneration.from_pretrained(workload.model, dtype=torch.float32)
     torch.manual_seed(SEED)
@@ -72,7 +102,7 @@ def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
         trainer = ToldLoss(
             model=model,
             args=_arguments(folder, options),
-            train_dataset=_dataset(workload.pairs(options.images)),
+            train_dataset=_dataset(workload.pairs(options.images, options.rejected)),
             processing_class=_processor(workload.model),
             peft_config=plain_lora(workload.backbone()),
             callbacks=[callback],
@@ -90,7 +120,7 @@ def _arguments(folder: str, options: argparse.Namespace) -> DPOConfig:
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
         optim="adamw_torch",
-        per_device_train_batch_size=options.pairs,
+        per_device_train_batch_size=options.pairs * options.rejected,
         gradient_accumulation_steps=1,
         num_train_epochs=1000,
         max_length=None,
@@ -108,17 +138,25 @@ def _arguments(folder: str, options: argparse.Namespace) -> DPOConfig:
 
 
 def _dataset(path: Path) -> Dataset:
-    """The same records in TRL's columns, with the prompt as our template writes it."""
+    """The same records in TRL's columns, with the prompt as our template writes it; a row for each rejected answer."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    rows = {
-        "images": [[str(path.parent / name) for name in record["images"]] for record in records],
-        "prompt": [f"<s>USER: {record['prompt']} ASSISTANT:" for record in records],
-        "chosen": [f" {record['chosen']}</s>" for record in records],
-        "rejected": [f" {record['rejected']}</s>" for record in records],
-    }
+    rows = [
+        {
+            "images": [str(path.parent / name) for name in record["images"]],
+            "prompt": f"<s>USER: {record['prompt']} ASSISTANT:",
+            "chosen": f" {record['chosen']}</s>",
+            "rejected": f" {rejected}</s>",
+        }
+        for record in records
+        for rejected in _several(record["rejected"])
+    ]
     text = Value("string")
     features = Features({"images": ListFeature(ImageFeature()), "prompt": text, "chosen": text, "rejected": text})
-    return Dataset.from_dict(rows, features=features)
+    return Dataset.from_list(rows, features=features)
+
+
+def _several(rejected: str | list[str]) -> list[str]:
+    return [rejected] if isinstance(rejected, str) else rejected
 
 
 def _processor(folder: Path) -> LlavaProcessor:

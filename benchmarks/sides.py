@@ -1,7 +1,7 @@
 """One side of a comparison of preference steps, driven from outside (see `benchmarks.turns`).
 
 python -m benchmarks.sides ours --workload DIR --images 3 --reference cached --precision bf16-mixed --checkpointing
-python -m benchmarks.sides trl --workload DIR --images 3
+python -m benchmarks.sides trl --workload DIR --images 3 --head cpu
 python -m benchmarks.sides eager --workload DIR --images 3
 """
 
@@ -24,11 +24,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("side", choices=SIDES)
     options.add_argument("--workload", type=Path, required=True)
     options.add_argument("--images", type=int, default=3)
-    options.add_argument("--pairs", type=int, default=1, help="pairs a step")
+    options.add_argument("--pairs", type=int, default=1, help="prompts a step")
+    options.add_argument("--rejected", type=int, default=1, help="rejected answers a prompt; trl: a pair for each")
     options.add_argument("--reference", choices=["adapter_off", "cached"], default="adapter_off", help="ours, eager")
     options.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     options.add_argument("--checkpointing", action="store_true")
-    options.add_argument("--native", action="store_true", help="ours: PyTorch's own bfloat16 kernels on every CPU")
+    options.add_argument("--head", choices=["gpu", "cpu"], default="gpu", help="trl: what its fused head scores")
+    options.add_argument("--kernels", choices=["auto", "bfloat16", "float32"], default="auto", help="ours, bf16-mixed")
     options.add_argument("--attention", action="store_true", help="with the attention term")
     options.add_argument("--compile", action="store_true", help="ours: trainer.compile")
     options.add_argument("--threads", type=int, default=2)

@@ -19,10 +19,14 @@ MARK = "@@turn "
 
 @dataclass(slots=True, kw_only=True)
 class SideResult:
-    """Seconds of every counted step, what else the steps told, and the peak resident memory."""
+    """Seconds of every counted step, what else the steps told, and the peak resident memory.
+
+    `built_mib` is the peak before the first step: libraries, weights, data.
+    """
 
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    built_mib: float = 0.0
     peak_mib: float = 0.0
 
     @property
@@ -41,7 +45,7 @@ class Turns:
 
     def ready(self) -> None:
         """Say that the next step can begin, and wait for it."""
-        self._tell({"ready": True})
+        self._tell({"built_mib": peak_mib()})
 
     def finish(self, loss: float) -> None:
         """Tell how long the step took, and wait."""
@@ -69,8 +73,8 @@ def run_in_turns(sides: Mapping[str, Sequence[str]], steps: int, warmup: int = 1
     running = {name: _start(arguments) for name, arguments in sides.items()}
     results = {name: SideResult() for name in sides}
     try:
-        for process in running.values():
-            _hear(process)
+        for name, process in running.items():
+            results[name].built_mib = _hear(process)["built_mib"]
         for number in range(warmup + steps):
             for name, process in running.items():
                 _say(process, "step")
@@ -86,6 +90,7 @@ def run_in_turns(sides: Mapping[str, Sequence[str]], steps: int, warmup: int = 1
     finally:
         for process in running.values():
             process.kill()
+            process.wait()
     return results
 
 

@@ -6,6 +6,7 @@ near that in LLaVA-1.5-7B. Answers have 40 tokens, the end token included.
 """
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ SEED = 0
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Workload:
-    """A folder with `model/` and `<n>_images/preferences.jsonl`."""
+    """A folder with `model/`, `<n>_images/preferences.jsonl` and `<n>_images_<k>_rejected/preferences.jsonl`."""
 
     folder: Path
 
@@ -56,23 +57,24 @@ class Workload:
         """Weights, tokenizer, processor."""
         return self.folder / "model"
 
-    def pairs(self, num_images: int) -> Path:
-        """Records of so many pictures."""
-        return self.folder / f"{num_images}_images" / "preferences.jsonl"
+    def pairs(self, num_images: int, num_rejected: int = 1) -> Path:
+        """Records of so many pictures, with so many rejected answers each."""
+        several = "" if num_rejected == 1 else f"_{num_rejected}_rejected"
+        return self.folder / f"{num_images}_images{several}" / "preferences.jsonl"
 
     def backbone(self) -> LlavaBackbone:
         """The model's backbone."""
         return LlavaBackbone(path=str(self.model))
 
 
-def make_workload(folder: Path, image_counts: tuple[int, ...]) -> Workload:
-    """Write what is not there yet."""
+def make_workload(folder: Path, cases: Iterable[tuple[int, int]]) -> Workload:
+    """Write what is not there yet; a case is a number of pictures and one of rejected answers."""
     workload = Workload(folder=folder)
     if not (workload.model / "model.safetensors").is_file():
         _write_model(workload.model)
-    for count in image_counts:
-        if not workload.pairs(count).is_file():
-            _write_pairs(workload, count)
+    for case in cases:
+        if not workload.pairs(*case).is_file():
+            _write_pairs(workload, *case)
     return workload
 
 
@@ -103,8 +105,8 @@ def _write_model(folder: Path) -> None:
     backbone.save_pretrained(backbone.build(weights=False), folder)
 
 
-def _write_pairs(workload: Workload, num_images: int) -> None:
-    backbone, path = workload.backbone(), workload.pairs(num_images)
+def _write_pairs(workload: Workload, num_images: int, num_rejected: int) -> None:
+    backbone, path = workload.backbone(), workload.pairs(num_images, num_rejected)
     rng = random.Random(f"{SEED}/{num_images}")
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
     records = []
@@ -120,7 +122,7 @@ def _write_pairs(workload: Workload, num_images: int) -> None:
                 images=names,
                 prompt=f"{shown}\nIn Image{target + 1}, what is it?",
                 chosen=_answer(backbone, rng),
-                rejected=[_answer(backbone, rng)],
+                rejected=[_answer(backbone, rng) for _ in range(num_rejected)],
                 format="sequence",
                 target=target,
                 regions=[Region(picture=place, box=(0, 0, 400, 300), source=str(place)) for place in range(num_images)],
