@@ -1,6 +1,7 @@
 """Adaptive decoding against two generations without cache, token for token."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,15 +13,17 @@ from lookright.attention import even_ratio
 from lookright.backbones.llava import LlavaBackbone
 from lookright.decoding.adaptive import AdaptiveDecoder
 from lookright.decoding.decoder import Answer, Decoder, Sampling
-from lookright.decoding.prefill import DecoderInput
+from lookright.decoding.prefill import DecoderInput, prefill
 from lookright.errors import ConfigError
 from lookright.tuning.lora import LoraTuning
+from lookright.types import Prompt, Region
 from tests.compare import assert_close
 from tests.decoding.slow import Scaled, confidence, scaled, slow_generate, slow_model
 from tests.examples import lively_model, shake_adapters
 
 ROUNDING = "scaled logits are taken in float32"
 NUM_TOKENS = 5
+REGION = Region(picture=0, box=(0, 0, 9, 9), source="a")
 
 
 def two_generations(
@@ -39,16 +42,15 @@ def two_generations(
     )
     with scaled(state):
         ids = slow_generate(slow, item, llava, max_new_tokens=NUM_TOKENS, **generate)
-    row = state.maps[llava.num_layers // 2]
-    on_target, on_sources = row @ item.coverage.to(row.dtype)
-    ratio = float(on_target / on_sources)
-    return Answer(text=llava.decode(ids), token_ids=ids, confidence=sure, factor=factor, attention_ratio=ratio)
+    masses = [state.maps[layer] @ item.coverage.to(state.maps[layer].dtype) for layer in range(llava.num_layers)]
+    ratios = [float(on_target / on_sources) for on_target, on_sources in masses]
+    return Answer(text=llava.decode(ids), token_ids=ids, confidence=sure, factor=factor, scaled_ratios=ratios)
 
 
 def assert_same(found: list[Answer], wanted: list[Answer]) -> None:
     assert [answer.token_ids for answer in found] == [answer.token_ids for answer in wanted]
     assert [answer.text for answer in found] == [answer.text for answer in wanted]
-    for name in ("confidence", "factor", "attention_ratio"):
+    for name in ("confidence", "factor", "scaled_ratios"):
         values, expected = (torch.tensor([getattr(answer, name) for answer in side]) for side in (found, wanted))
         assert_close(values, expected, atol=1e-5, why=ROUNDING, name=name)
 
@@ -145,10 +147,10 @@ def test_sharpening_the_target_raises_the_reported_ratio(
 
     def ratios(factor: float, scope: str, layers: list[int] | None = None) -> Tensor:
         decoder = AdaptiveDecoder(1, alpha_low=factor, alpha_high=factor, scope=scope, layers=layers)
-        return torch.tensor([answer.attention_ratio for answer in decoder.answer(llava, model, inputs)])
+        return torch.tensor([answer.scaled_ratios[half] for answer in decoder.answer(llava, model, inputs)])
 
-    covered = [float(even_ratio(item.coverage)) for item in inputs]
     half = llava.num_layers // 2
+    covered = [float(even_ratio(item.coverage)) for item in inputs]
     assert_close(ratios(0.0, "all"), torch.tensor(covered), atol=1e-5, why="equal logits on all picture tokens")
     assert (ratios(0.0, "all", [half - 1]) - ratios(0.0, "all")).abs().max() > 0.01
 
@@ -168,7 +170,7 @@ def test_without_geometry_there_is_no_ratio_and_no_target_scope(
     unknown = copy.copy(inputs[0])
     unknown.coverage = None
     found = AdaptiveDecoder(2).answer(llava, model, [unknown, inputs[1]])
-    assert found[0].attention_ratio is None and found[1].attention_ratio is not None
+    assert found[0].scaled_ratios is None and len(found[1].scaled_ratios) == llava.num_layers
     with pytest.raises(ConfigError, match="set decode.scope=all"):
         AdaptiveDecoder(2, scope="target").answer(llava, model, [unknown, inputs[1]])
 
@@ -181,6 +183,8 @@ def test_without_geometry_there_is_no_ratio_and_no_target_scope(
         ({"threshold": 1.5}, "decode.threshold=1.5"),
         ({"alpha_low": -0.1}, "decode.alpha_low=-0.1"),
         ({"alpha_high": -2.0}, "decode.alpha_high=-2.0"),
+        ({"alpha_high": float("nan")}, "decode.alpha_high=nan"),
+        ({"alpha_low": float("inf")}, "decode.alpha_low=inf"),
     ],
 )
 def test_refused_settings(options: dict[str, Any], words: str) -> None:
@@ -193,3 +197,31 @@ def test_layers_are_checked_against_the_model(
 ) -> None:
     with pytest.raises(ConfigError, match="decode.layers=.*6 is not a layer"):
         AdaptiveDecoder(1, layers=[6]).answer(llava, model, inputs[:1])
+
+
+def test_layers_and_targets_are_checked_before_weights_load(llava: LlavaBackbone) -> None:
+    known = Prompt(
+        id="q1", images=["a.png"], prompt="<image>\nred?", answer="red", format="sequence", target=0, regions=[REGION]
+    )
+    with pytest.raises(ConfigError, match="decode.layers=.*6 is not a layer"):
+        AdaptiveDecoder(1, layers=[6]).check(llava)
+    AdaptiveDecoder(1, layers=[0.44, 0.7], scope="target").check(llava, [known])
+    for unknown in (replace(known, id="q2", target=None), replace(known, id="q2", regions=None)):
+        AdaptiveDecoder(1).check(llava, [known, unknown])
+        with pytest.raises(ConfigError, match="decode.scope=target: record q2 .*set decode.scope=all"):
+            AdaptiveDecoder(1, scope="target").check(llava, [known, unknown])
+
+
+def test_several_decoders_answer_from_one_pass(
+    llava: LlavaBackbone, model: PreTrainedModel, inputs: list[DecoderInput]
+) -> None:
+    """Whatever came before, every decoder answers as it does from a pass of its own."""
+    decoders = [
+        AdaptiveDecoder(NUM_TOKENS, alpha_low=3.0, alpha_high=3.0, steps="every"),
+        Decoder(NUM_TOKENS),
+        AdaptiveDecoder(8, alpha_low=0.2, alpha_high=0.2, layers=[1, 2]),
+        AdaptiveDecoder(NUM_TOKENS, alpha_low=3.0, alpha_high=3.0, steps="every"),
+    ]
+    state = prefill(llava, model, inputs)
+    for decoder in decoders:
+        assert decoder.answer_from(llava, model, state) == decoder.answer(llava, model, inputs)

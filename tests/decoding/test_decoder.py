@@ -38,7 +38,7 @@ def test_a_batch_equals_one_by_one_in_text_and_confidence(
     decoder = Decoder(max_new_tokens=6)
     together = decoder.answer(llava, model, inputs)
     single = [decoder.answer(llava, model, [item])[0] for item in inputs]
-    assert [(a.token_ids, a.text, a.factor, a.attention_ratio) for a in together] == [
+    assert [(a.token_ids, a.text, a.factor, a.scaled_ratios) for a in together] == [
         (a.token_ids, a.text, 1.0, None) for a in single
     ]
     wanted = torch.tensor([confidence(slow, item) for item in inputs])

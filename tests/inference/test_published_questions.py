@@ -70,5 +70,5 @@ def test_unknown_targets_are_answered_without_a_ratio(
 
 
 def test_a_scope_that_needs_the_target_says_so(composed: Callable[..., DictConfig], settings: list[str]) -> None:
-    with pytest.raises(ConfigError, match="decode.scope=target needs a record with target and regions"):
+    with pytest.raises(ConfigError, match="decode.scope=target: record 7#2 has no target .*; set decode.scope=all"):
         infer(composed("infer", "decode=adaptive", "decode.scope=target", *settings))

@@ -217,6 +217,7 @@ def test_tuned_model_answers_with_its_adapter(
         (["run=/nowhere"], ["run=/nowhere holds no config.yaml"]),
         (["run=/nowhere", "adapter=/other"], ["run=/nowhere and adapter=/other are both set"]),
         (["adapter=/other", "dtype=half", "ratio_layer=9"], ["adapter=/other", "dtype='half'", "ratio_layer=9"]),
+        (["decode=adaptive", "decode.layers=[6]", "batch_size=0"], ["decode.layers=[6]: 6 is not a", "batch_size=0"]),
         (["data.path=/nowhere.jsonl"], ["data.path=/nowhere.jsonl: no such file"]),
         (["data.limit=0", "batch_size=0"], ["data.limit=0", "batch_size=0"]),
         (["backbone.max_length=20"], ["the limit is 20"]),
@@ -271,3 +272,35 @@ def test_compared_examples_show_all_runs_and_where_two_look(run: Run, plain: Pat
     assert page.read_text().count("sampled looks here") == 4
     with pytest.raises(ConfigError, match="tuned is none of the runs base, again, sampled"):
         compared_examples(runs, "base", "tuned")
+
+
+def test_the_attention_ratio_means_the_same_with_every_decoder(run: Run, plain: Path, tmp_path: Path) -> None:
+    """Scaling changes answers; where it does not, the ratio is that of the same plain pass over the same answer."""
+    scaling = ["decode=adaptive", "decode.alpha_low=1.5", "decode.alpha_high=1.5"]
+    result = run(tmp_path / "out", *scaling, "overlays=14")
+    lines, greedy = predictions(tmp_path / "out"), predictions(plain)
+    same = [(one, other) for one, other in zip(lines, greedy, strict=True) if one["prediction"] == other["prediction"]]
+    assert len(same) >= 3
+    for one, other in same:
+        assert one["attention_ratio"] == pytest.approx(other["attention_ratio"], abs=1e-5)
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+    several = [line for line in lines if line["num_images"] > 1]
+    assert max(abs(line["scaled_ratio"] - line["attention_ratio"]) for line in several) > 1e-3
+    for name in ("scaled_ratio", "confidence"):
+        mean = sum(line[name] for line in several) / len(several)
+        assert result[name]["multi_image"]["value"] == pytest.approx(mean)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("scaled ratio ") == page.count("factor 1.50") == 14 and "Scaled ratio</th>" in page
+    assert all(line["scaled_ratio"] is None and line["factor"] == 1.0 for line in greedy)
+    assert "Scaled ratio" not in (plain / "report.html").read_text()
+
+
+def test_scaled_ratio_and_attention_ratio_are_of_one_layer(run: Run, tmp_path: Path) -> None:
+    """Logits of factor 1 in the row of the first token alone are what a plain pass has in that row."""
+    unscaled = ["decode=adaptive", "decode.alpha_low=1", "decode.alpha_high=1", "ratio_rows=first"]
+    for layer in (1, 4):
+        run(tmp_path / str(layer), *unscaled, f"ratio_layer={layer}")
+        for line in predictions(tmp_path / str(layer)):
+            assert line["scaled_ratio"] == pytest.approx(line["attention_ratio"], abs=1e-5)
+    one, other = (predictions(tmp_path / str(layer)) for layer in (1, 4))
+    assert max(abs(a["scaled_ratio"] - b["scaled_ratio"]) for a, b in zip(one, other, strict=True)) > 1e-3

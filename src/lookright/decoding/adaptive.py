@@ -5,7 +5,8 @@ over image tokens, sure ones sharpen it. Only the last prompt row changes, so ev
 stays valid: that one token runs again on the kept cache, and no second generation is needed.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,7 +17,10 @@ from lookright.backbones.base import Backbone
 from lookright.decoding.decoder import Decoder, Sampling
 from lookright.decoding.prefill import Prefill
 from lookright.errors import ConfigError
-from lookright.losses.band import half_depth, layer_band
+from lookright.losses.band import layer_band
+from lookright.types import Prompt
+
+_NO_TARGET = "has no target with regions that are known; set decode.scope=all"
 
 
 class AdaptiveDecoder(Decoder):
@@ -42,13 +46,21 @@ class AdaptiveDecoder(Decoder):
         super().__init__(max_new_tokens, num_beams, sampling)
         if scope not in ("all", "target") or steps not in ("first", "every"):
             raise ConfigError(f"decode.scope={scope!r}, decode.steps={steps!r}; valid: all or target, first or every")
-        if not 0 <= threshold <= 1 or min(alpha_low, alpha_high) < 0:
+        if not (0 <= threshold <= 1 and 0 <= alpha_low < math.inf and 0 <= alpha_high < math.inf):
             raise ConfigError(
                 f"decode.threshold={threshold} must lie in [0, 1]; decode.alpha_low={alpha_low} and "
-                f"decode.alpha_high={alpha_high} must be 0 or more"
+                f"decode.alpha_high={alpha_high} must be finite and 0 or more"
             )
         self.threshold, self.alpha_low, self.alpha_high = threshold, alpha_low, alpha_high
         self.scope, self.layers, self.steps = scope, layers, steps
+
+    def check(self, backbone: Backbone, prompts: Iterable[Prompt] = ()) -> None:
+        """See `Decoder.check`: layers that the model lacks, and `scope=target` where a target is not known."""
+        self._scaled_layers(backbone)
+        if self.scope == "target":
+            for prompt in prompts:
+                if prompt.target is None or prompt.regions is None:
+                    raise ConfigError(f"decode.scope=target: record {prompt.id} {_NO_TARGET}")
 
     def factors(self, state: Prefill) -> torch.Tensor:
         """The factor of each prompt, by its confidence: float32[B]."""
@@ -59,28 +71,33 @@ class AdaptiveDecoder(Decoder):
         """Scale inside generation; beams share their prompt's factors."""
         image = state.image_mask.float()
         if self.scope == "target" and not _known(state).all():
-            raise ConfigError("decode.scope=target needs a record with target and regions; set decode.scope=all")
+            raise ConfigError(f"decode.scope=target: a prompt {_NO_TARGET}")
         scope = image if self.scope == "all" else state.coverage[..., TARGET]
         factors = 1.0 + (self.factors(state)[:, None] - 1.0) * scope
-        layers = None if self.layers is None else layer_band(backbone.num_layers, self.layers, key="decode.layers")
         scaling = ImageScaling(
             factors=factors.repeat_interleave(self.num_beams, 0),
             watch=state.coverage.repeat_interleave(self.num_beams, 0),
-            layers=None if layers is None else frozenset(layers),
+            layers=self._scaled_layers(backbone),
             every_step=self.steps == "every",
         )
         return scaled_image_attention(scaling)
 
     def details(self, state: Prefill, scaling: ImageScaling) -> list[dict[str, Any]]:
-        """Factor and attention ratio, the latter at half depth as for selection."""
-        masses = scaling.masses[half_depth(len(scaling.masses))][:: self.num_beams]
-        ratios = (masses[:, TARGET] / masses[:, SOURCES]).tolist()
+        """Factor, and the ratios of the scaled row in every layer."""
+        masses = torch.stack([scaling.masses[layer] for layer in sorted(scaling.masses)], 1)[:: self.num_beams]
+        ratios_BN = (masses[..., TARGET] / masses[..., SOURCES]).tolist()
         return [
-            {"factor": factor, "attention_ratio": ratio if has_target else None}
-            for factor, ratio, has_target in zip(
-                self.factors(state).tolist(), ratios, _known(state).tolist(), strict=True
+            {"factor": factor, "scaled_ratios": ratios if has_target else None}
+            for factor, ratios, has_target in zip(
+                self.factors(state).tolist(), ratios_BN, _known(state).tolist(), strict=True
             )
         ]
+
+    def _scaled_layers(self, backbone: Backbone) -> frozenset[int] | None:
+        """None for all. Raises ConfigError."""
+        if self.layers is None:
+            return None
+        return frozenset(layer_band(backbone.num_layers, self.layers, key="decode.layers"))
 
 
 def _known(state: Prefill) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Answering a batch of prompts: one prefill, then transformers' own generation on its cache."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,21 +15,23 @@ from lookright.backbones.cache_name import CACHE
 from lookright.decoding.prefill import DecoderInput, Prefill, prefill
 from lookright.errors import ConfigError
 from lookright.reference.base import bare_model
+from lookright.types import Prompt
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
     """What a model said: `token_ids` up to and with the end token, `confidence` of the first token in [0, 1].
 
-    `factor` is what the image logits of the last prompt row were multiplied by (1: plain), and
-    `attention_ratio` the share of that row's image attention that fell on the target, as it was used.
+    `confidence` is that of plain decoding. `factor` is what the image logits of the last prompt row were multiplied
+    by (1: plain), and `scaled_ratios`, one a layer, the share of that row's image attention that fell on the target
+    once they were; None where nothing was scaled or the target is not known.
     """
 
     text: str
     token_ids: list[int]
     confidence: float
     factor: float = 1.0
-    attention_ratio: float | None = None
+    scaled_ratios: list[float] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,13 +63,24 @@ class Decoder:
         self.num_beams = num_beams
         self.sampling = sampling
 
-    @torch.no_grad()
+    def check(self, backbone: Backbone, prompts: Iterable[Prompt] = ()) -> None:
+        """Raise ConfigError for what does not fit the model or the `prompts`, before any weights load."""
+        del backbone, prompts
+
     def answer(self, backbone: Backbone, policy: nn.Module, inputs: Sequence[DecoderInput]) -> list[Answer]:
         """Answer every prompt of a batch; `policy` may carry adapters and is left in evaluation mode."""
         model = bare_model(policy.eval())
-        state = prefill(backbone, model, inputs)
-        # generation runs the last prompt token again, so that it can be looked at differently
-        state.cache.crop(-1)
+        return self.answer_from(backbone, model, prefill(backbone, model, inputs))
+
+    @torch.no_grad()
+    def answer_from(self, backbone: Backbone, model: nn.Module, state: Prefill) -> list[Answer]:
+        """Answer the prompts of a pass through the bare `model`.
+
+        Other decoders may answer from the same pass afterwards, unless this one has beams, which reorder its cache.
+        """
+        # generation runs the last prompt token again, so that it can be looked at differently; what an answer before
+        # this one left behind the prompt goes too
+        state.cache.crop(state.input_ids.shape[1] - 1 - state.cache.get_seq_length())
         if self.num_beams > 1:
             state.cache.batch_repeat_interleave(self.num_beams)
         with self._drawing(state), self.looking(backbone, state) as scaling:

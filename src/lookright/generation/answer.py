@@ -28,6 +28,8 @@ from lookright.types import Prompt, Size
 class ScoredAnswer:
     """An answer with the attention ratio of its own rows, in [0, 1] or None, and its perplexity, >= 1.
 
+    `attention_ratio` is that of a plain pass over the answer, whatever decoder found it; `scaled_ratio` is that of the
+    last prompt row alone as an adaptive decoder scaled it, in the same layer, None where no decoder did.
     `even_ratio` is what the attention ratio of an even look would be, None where that is unknown too.
     `noise` is what lay on the pictures, as `TargetNoise.describe` tells it, None where they were clean.
     """
@@ -37,6 +39,7 @@ class ScoredAnswer:
     attention_ratio: float | None
     even_ratio: float | None
     perplexity: float
+    scaled_ratio: float | None = None
     noise: dict[str, float | str] | None = None
 
     def line(self) -> dict[str, Any]:
@@ -152,6 +155,7 @@ class Answerer:
                 answer=answer,
                 attention_ratio=_known(output.attention_ratio[index]),
                 even_ratio=_known(batch.even_ratio[index]),
+                scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
                 perplexity=math.exp(-float(output.logps[index]) / int(output.num_tokens[index])),
                 noise=None if self.noise is None else self.noise.describe(prompt),
             )

@@ -66,6 +66,9 @@ class GenerationParts:
         if self.backbone is not None:
             with problems:
                 self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+            with problems:
+                if self.decoder is not None:
+                    self.decoder.check(self.backbone)
         with problems:
             check_rows(config.ratio_rows)
 

@@ -83,7 +83,9 @@ def answer_of(line: Mapping[str, Any], heat: Any = None) -> ShownAnswer:
         text=line["prediction"],
         correct=line["correct"],
         attention_ratio=line["attention_ratio"],
+        scaled_ratio=line.get("scaled_ratio"),
         confidence=line["confidence"],
+        factor=None if line.get("factor", 1.0) == 1.0 else line["factor"],
         error_kind=line["error_kind"],
         heat=heat,
     )

@@ -46,11 +46,13 @@ class Metrics:
       that of a shown image's answer picked at random, None where it is not known;
     - `accuracy_by_num_images` and `accuracy_by_format_and_num_images`;
     - `attention_ratio`: per format, and `multi_image`, the mean over all multi-image questions; `even` beside it is the
-      mean of what an even look would have;
+      mean of what an even look would have. It means the same whatever the decoder;
+    - `scaled_ratio`: alike, of the last prompt row as adaptive decoding scaled it; empty for other decoders;
+    - `confidence`: alike, of the first token in plain decoding, over right and wrong answers;
     - `errors`: per format and `multi_image`, the number of wrong answers, of those that can be judged, and
       each kind's share of the judged; `num_wrong_kind` are yes or no where something else was asked.
 
-    An entry of the first three is `{value, low, high, num_questions}`.
+    An entry of all but `errors` is `{value, low, high, num_questions}`.
     """
 
     def __init__(self) -> None:
@@ -58,6 +60,8 @@ class Metrics:
         self._asked: Counter[Cell] = Counter()
         self._ratios: dict[str, RunningMean] = defaultdict(RunningMean)
         self._even_ratios: dict[str, RunningMean] = defaultdict(RunningMean)
+        self._scaled_ratios: dict[str, RunningMean] = defaultdict(RunningMean)
+        self._confidences: dict[str, RunningMean] = defaultdict(RunningMean)
         self._kinds: dict[str, Counter[str | None]] = defaultdict(Counter)
         self._wrong_kind: Counter[str] = Counter()
         self._chance = ChanceLevel()
@@ -70,6 +74,8 @@ class Metrics:
         correct: bool,
         attention_ratio: float | None = None,
         even_ratio: float | None = None,
+        scaled_ratio: float | None = None,
+        confidence: float | None = None,
         error_kind: str | None = None,
         wrong_kind: bool = False,
         chance: float | None = None,
@@ -80,11 +86,16 @@ class Metrics:
         self._asked[name, num_images] += 1
         self._right[name, num_images] += bool(correct)
         self._chance.add(name, chance)
+        means = (
+            (self._ratios, attention_ratio),
+            (self._even_ratios, even_ratio),
+            (self._scaled_ratios, scaled_ratio),
+            (self._confidences, confidence),
+        )
         for group in groups:
-            if attention_ratio is not None:
-                self._ratios[group].add(attention_ratio)
-            if even_ratio is not None:
-                self._even_ratios[group].add(even_ratio)
+            for mean, value in means:
+                if value is not None:
+                    mean[group].add(value)
             if not correct:
                 self._kinds[group][error_kind] += 1
                 self._wrong_kind[group] += wrong_kind
@@ -116,6 +127,8 @@ class Metrics:
             },
             "accuracy_by_format_and_num_images": by_cell,
             "attention_ratio": {name: self._ratio(name) for name in sorted(self._ratios, key=format_order)},
+            "scaled_ratio": _means(self._scaled_ratios),
+            "confidence": _means(self._confidences),
             "errors": {
                 name: _errors(self._kinds[name], self._wrong_kind[name])
                 for name in sorted(self._kinds, key=format_order)
@@ -143,6 +156,10 @@ def _entry(estimate: Estimate, unit: float) -> dict[str, float | int]:
         "high": estimate.high * unit,
         "num_questions": estimate.count,
     }
+
+
+def _means(means: Mapping[str, RunningMean]) -> dict[str, Any]:
+    return {name: _entry(means[name].estimate(), 1.0) for name in sorted(means, key=format_order)}
 
 
 def _percent(estimate: Estimate) -> dict[str, float | int]:

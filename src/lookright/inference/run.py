@@ -43,6 +43,7 @@ def infer(config: DictConfig) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
+    parts.decoder.check(parts.backbone, (prompt for _, prompts in parts.questions.groups() for prompt in prompts))
     folder = _open_output(config)
     answerer = Answerer(
         backbone=parts.backbone,
@@ -84,6 +85,9 @@ class _Parts:
         if self.backbone is not None:
             with problems:
                 self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+            with problems:
+                if self.decoder is not None:
+                    self.decoder.check(self.backbone)
         with problems:
             check_rows(config.ratio_rows)
         problems.finish()
@@ -166,7 +170,6 @@ def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
     prompt, answer = item.prompt, item.answer
     others = companion_answers(prompt)
     right = is_correct(answer.text, prompt.answer, others)
-    used = answer.attention_ratio
     return {
         "id": prompt.id,
         "format": prompt.format,
@@ -177,8 +180,9 @@ def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
         "chance": chance(prompt),
         "prediction": answer.text,
         "correct": right,
-        "attention_ratio": item.attention_ratio if used is None else used,
+        "attention_ratio": item.attention_ratio,
         "even_ratio": item.even_ratio,
+        "scaled_ratio": item.scaled_ratio,
         "confidence": answer.confidence,
         "factor": round(answer.factor, 6),
         "error_kind": None if right else error_kind(answer.text, prompt.answer, others),
@@ -218,6 +222,8 @@ def _report(
                 correct=line["correct"],
                 attention_ratio=line["attention_ratio"],
                 even_ratio=line["even_ratio"],
+                scaled_ratio=line.get("scaled_ratio"),
+                confidence=line["confidence"],
                 error_kind=line["error_kind"],
                 wrong_kind=wrong_kind(line["prediction"], line["answer"]),
                 chance=line.get("chance"),

@@ -12,12 +12,17 @@ from lookright.types import IMAGE_PLACEHOLDER, Preference, Prompt
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ShownAnswer:
-    """What a model said. `heat` has, for each picture, (footprint, attention) of its tokens, where it was read."""
+    """What a model said. `heat` has, for each picture, (footprint, attention) of its tokens, where it was read.
+
+    `factor` is what the image logits were scaled by, None where they were not.
+    """
 
     text: str
     correct: bool
     attention_ratio: float | None = None
+    scaled_ratio: float | None = None
     confidence: float | None = None
+    factor: float | None = None
     error_kind: str | None = None
     heat: Sequence[HeatValues] | None = None
 
@@ -86,7 +91,9 @@ def example_card(example: Example) -> Card:
         chips.append(Cell(text="right", kind="good") if answer.correct else Cell(text="wrong", kind="bad"))
         chips += [Cell(text=answer.error_kind.replace("_", " "))] if answer.error_kind else []
         known = {"attention_ratio": answer.attention_ratio, "even_ratio": example.even_ratio}
-        scores = score_line(known | {"confidence": answer.confidence})
+        # what only an adaptive decoder has, and what it decided by
+        own = {"scaled_ratio": answer.scaled_ratio, "confidence": answer.confidence, "factor": answer.factor}
+        scores = score_line(known | own)
     elif any(answer.attention_ratio is not None for answer in answers.values()):
         looked = [f"{name} {ratio_text(one.attention_ratio, None) or '-'}" for name, one in answers.items()]
         even = "" if example.even_ratio is None else f" (even {example.even_ratio:.2f})"

@@ -67,6 +67,9 @@ def _figures(metrics: Metrics) -> dict[str, str]:
 
 def _accuracy(metrics: Metrics) -> Table:
     ratio = metrics["attention_ratio"]
+    # what an adaptive decoder made of the last prompt row, and what it decided by; unknown in older files
+    own = {"Scaled ratio": metrics.get("scaled_ratio"), "Confidence": metrics.get("confidence")}
+    own = {title: means for title, means in own.items() if means}
     rows = [
         [
             format_cell(name),
@@ -75,10 +78,12 @@ def _accuracy(metrics: Metrics) -> Table:
             number(entry.get("chance"), 1),
             with_range(ratio[name], 2) if name in ratio else "-",
             number(ratio.get(name, {}).get("even")),
+            *(with_range(means[name], 2) if name in means else "-" for means in own.values()),
         ]
         for name, entry in metrics["accuracy"].items()
     ]
-    return Table(head=["", "Questions", "Accuracy, %", "Chance, %", "Attention ratio", "Even look"], rows=rows)
+    head = ["", "Questions", "Accuracy, %", "Chance, %", "Attention ratio", "Even look", *own]
+    return Table(head=head, rows=rows)
 
 
 def _charts(metrics: Metrics) -> list[Drawing]:
