@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lookright.config.entry import launch
-from lookright.generation.run import generate
+from lookright.commands.generate import generate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="generate")

@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lookright.config.entry import launch
-from lookright.training.run import train
+from lookright.commands.train import train
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -29,13 +29,13 @@ from lookright.attention import use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.config.schema import register
-from lookright.data.encode import encode_question
-from lookright.data.pictures import PictureFolder
-from lookright.data.readers import load_preferences
-from lookright.data.records import read_prompts
-from lookright.decoding.adaptive import AdaptiveDecoder
-from lookright.decoding.decoder import Decoder
-from lookright.decoding.prefill import DecoderInput
+from lookright.packing.encode import encode_question
+from lookright.records.pictures import PictureFolder
+from lookright.records.readers import load_preferences
+from lookright.records.records import read_prompts
+from lookright.answering.adaptive import AdaptiveDecoder
+from lookright.answering.decoder import Decoder
+from lookright.answering.prefill import DecoderInput
 
 NUM_IMAGES = 3
 NUM_TOKENS = 32

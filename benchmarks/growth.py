@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.turns import run_in_turns
 from benchmarks.workload import TEXT, Workload
-from lookright.data.datamodule import PreferenceData
+from lookright.training.datamodule import PreferenceData
 
 CASES = [(1, 1), (2, 1), (3, 1), (5, 1), (3, 2), (3, 4)]
 """Pictures a pair, pairs a batch."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
-from lookright.data.records import write_jsonl
+from lookright.records.records import write_jsonl
 from lookright.training.optimization import Optimization
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Preference, Region

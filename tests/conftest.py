@@ -14,7 +14,7 @@ from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.config.schema import register
-from lookright.data.records import write_jsonl
+from lookright.records.records import write_jsonl
 from lookright.types import Preference, Region
 
 WORDS = (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.packed.batch import Example, Response
+from lookright.packing.batch import Example, Response
 
 
 def stock_model(backbone: LlavaBackbone, model: PreTrainedModel, attention: str = "eager") -> PreTrainedModel:

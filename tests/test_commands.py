@@ -15,8 +15,8 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from lookright.generation.run import generate
-from lookright.training.run import train
+from lookright.commands.generate import generate
+from lookright.commands.train import train
 
 ROOT = Path(__file__).parents[1]
 NOISE = re.compile(r"litlogger|LeafSpec|eval mode|exists and is not empty|Loading weights|Writing model|Warning|TPU")

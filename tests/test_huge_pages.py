@@ -9,7 +9,7 @@ import pytest
 # as the commands begin: what they import makes tensors before any line of theirs runs; torch puts tensors that it
 # wants huge pages for at the start of a page, others 64 bytes after one
 CODE = """
-from lookright.training.run import train
+from lookright.commands.train import train
 import torch
 print(torch.ones(2**25).data_ptr() % 4096)
 """

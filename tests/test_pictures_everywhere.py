@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 from PIL import ExifTags, Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.data.encode import encode_question
-from lookright.data.pictures import PictureFolder
-from lookright.data.readers import load_preferences, load_prompts
-from lookright.generation.run import generate
+from lookright.packing.encode import encode_question
+from lookright.records.pictures import PictureFolder
+from lookright.records.readers import load_preferences, load_prompts
+from lookright.commands.generate import generate
 from lookright.reports.pictures import open_picture, prompt_pictures
-from lookright.sources.llava_json import LlavaJson
+from lookright.composing.sources.llava_json import LlavaJson
 from lookright.types import Prompt, Region
 
 SIZE = (24, 48)

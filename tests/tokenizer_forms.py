@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lookright.backbones.tiny import write_llava_folder
 from lookright.backbones.tokenizer import SPACE
-from lookright.logprobs import token_logps
+from lookright.packing.logprobs import token_logps
 from lookright.types import IMAGE_PLACEHOLDER
 
 FORMS = ("model", "prepend", "metaspace", "old_metaspace")
@@ -209,5 +209,5 @@ def scored() -> Iterator[list[list[int]]]:
         seen.append(targets.tolist())
         return token_logps(logits, targets)
 
-    with patch("lookright.packed.forward.token_logps", note):
+    with patch("lookright.packing.forward.token_logps", note):
         yield seen

@@ -7,9 +7,9 @@ import torch
 
 from lookright.attention import attention_ratio
 from lookright.backbones.llava import LlavaBackbone
-from lookright.losses.band import layer_band
-from lookright.packed.batch import Example, pack
-from lookright.packed.forward import packed_forward
+from lookright.attention.band import layer_band
+from lookright.packing.batch import Example, pack
+from lookright.packing.forward import packed_forward
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
 from tests.examples import LONG, gradients, lively_model, make_example, response_after, shake_adapters

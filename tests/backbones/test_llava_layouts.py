@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.llava_original import empty_model, official_name
-from lookright.training.run import train
+from lookright.commands.train import train
 from tests.backbones.checkpoints import (
     SMALL,
     Shapes,

@@ -17,12 +17,12 @@ from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.quantization import BYTES_PER_WEIGHT, CPU_LAYOUT, keep_trainable, loading_arguments
 from lookright.backbones.tiny import write_llava_folder
 from lookright.errors import ConfigError
-from lookright.packed.batch import PackedBatch, move, pack
+from lookright.packing.batch import PackedBatch, move, pack
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reference.identity import describe_components
-from lookright.runtime import with_adapter
+from lookright.backbones.loading import with_adapter
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients

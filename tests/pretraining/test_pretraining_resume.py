@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from lookright.pretraining.module import PretrainModule
-from lookright.training.run import train
+from lookright.commands.train import train
 
 Compose = Callable[..., DictConfig]
 PHASES = ", ".join(
@@ -24,7 +24,7 @@ PHASES = ", ".join(
 SETTINGS = [
     "experiment=pretrain_tiny_llava",
     f"data.phases=[{PHASES}]",
-    "data.sources=[{_target_: lookright.sources.fashion_mnist.FashionMnist}]",
+    "data.sources=[{_target_: lookright.composing.sources.fashion_mnist.FashionMnist}]",
     "data.val_prompts=1",
     "data.num_workers=0",
     "trainer.checkpoint_every=1",

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import lookright.reference.cached
 from lookright.backbones.llava import LlavaBackbone
-from lookright.data.datamodule import PreferenceData
-from lookright.data.records import write_jsonl
-from lookright.packed.batch import PackedBatch
+from lookright.training.datamodule import PreferenceData
+from lookright.records.records import write_jsonl
+from lookright.packing.batch import PackedBatch
 from lookright.reference.base import ModelPair, Preparation, Reference
 from lookright.reference.cached import CachedLogps
 from lookright.tuning.lora import LoraTuning

@@ -8,9 +8,9 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.data.datamodule import PreferenceData
+from lookright.training.datamodule import PreferenceData
 from lookright.errors import LookRightError
-from lookright.packed.batch import move
+from lookright.packing.batch import move
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import TOLERANCE, CachedLogps

@@ -10,7 +10,7 @@ import torch
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import LookRightError
-from lookright.packed.keys import response_keys
+from lookright.packing.keys import response_keys
 from lookright.reference.identity import NO_ADAPTER, adapter_identity, hash_tensors
 from lookright.reference.store import SUFFIX, LogpStore
 from lookright.tuning.full import FullTuning

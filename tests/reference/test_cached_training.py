@@ -15,7 +15,7 @@ from lookright.reference.cached import CachedLogps
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
-from lookright.training.tasks import PreferenceTask
+from lookright.commands.tasks import PreferenceTask
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.reference.cached_parts import counted_passes, load_data, make_pair, write_data

@@ -6,8 +6,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError
-from lookright.packed.batch import pack
-from lookright.packed.forward import packed_forward
+from lookright.packing.batch import pack
+from lookright.packing.forward import packed_forward
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, bare_model
 from lookright.reference.frozen_copy import FrozenCopy

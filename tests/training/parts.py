@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lookright.backbones.llava import LlavaBackbone
 from lookright.losses.build import build_loss
 from lookright.losses.composite import CompositeLoss
-from lookright.packed.batch import PackedBatch, pack
+from lookright.packing.batch import PackedBatch, pack
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.training.optimization import Optimization

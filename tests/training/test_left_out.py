@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.data.datamodule import PreferenceData
+from lookright.training.datamodule import PreferenceData
 from lookright.errors import LookRightError, RecordError
-from lookright.packed.batch import PackedBatch, empty_batch, pack
+from lookright.packing.batch import PackedBatch, empty_batch, pack
 from lookright.reference.base import Preparation
 from lookright.reference.cached import CachedLogps
-from lookright.training import run
+from lookright.commands import train as run
 from lookright.training.preference import PreferenceModule
-from lookright.training.tasks import PreferenceTask
+from lookright.commands.tasks import PreferenceTask
 from tests.training.parts import make_module, snapshot
 from tests.training.test_fit import fit
 
@@ -227,7 +227,7 @@ import torch
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.config.schema import register
 from lookright.training.preference import PreferenceModule
-from lookright.training.run import train
+from lookright.commands.train import train
 from hydra import compose, initialize_config_dir
 
 def vanish(self):

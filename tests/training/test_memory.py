@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.packed.batch import PackedBatch, pack
+from lookright.packing.batch import PackedBatch, pack
 from lookright.training.memory import StepSettings, compute_bytes, peak_memory
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
@@ -23,7 +23,7 @@ import torch
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
 from lookright.losses.build import build_loss
-from lookright.packed.batch import pack
+from lookright.packing.batch import pack
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair
 from lookright.reference.frozen_copy import FrozenCopy

@@ -15,7 +15,7 @@ from lookright.losses.build import build_loss
 from lookright.reference.cached import CachedLogps
 from lookright.training import precision, trainer
 from lookright.training.precision import IN_PLACE, SLOW, Float32Kernels
-from lookright.training.tasks import prepare_reference
+from lookright.commands.tasks import prepare_reference
 from lookright.training.trainer import TrainerSettings
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients

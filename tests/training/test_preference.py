@@ -11,7 +11,7 @@ from lookright.losses.attention import AttentionLoss
 from lookright.losses.base import PairScores
 from lookright.losses.build import build_loss
 from lookright.losses.composite import CompositeLoss
-from lookright.packed.batch import pack
+from lookright.packing.batch import pack
 from lookright.reference.base import Reference
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.tuning.full import FullTuning

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lookright.training.run import train
+from lookright.commands.train import train
 from tests.published import OLD, write_published
 
 

@@ -2,8 +2,8 @@ import torch
 
 from lookright.backbones.base import EncodedPrompt
 from lookright.losses.base import PairScores, Segment
-from lookright.packed.batch import Example, Response, pack
-from lookright.packed.forward import PackedOutput
+from lookright.packing.batch import Example, Response, pack
+from lookright.packing.forward import PackedOutput
 from lookright.training.scores import pair_scores
 
 

@@ -15,7 +15,7 @@ from lookright.demo import commands
 from lookright.demo.lanes import ROOT, Chain, run_chains
 from lookright.demo.results import results_table
 from lookright.errors import LookRightError
-from lookright.inference.examples import compared_examples
+from lookright.reports.compared_examples import compared_examples
 from lookright.reports.comparison import comparison_text, write_comparison
 
 

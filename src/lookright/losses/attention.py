@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lookright.errors import ConfigError
-from lookright.logprobs import RATIO_ROWS, check_rows
+from lookright.packing.logprobs import RATIO_ROWS, check_rows
 from lookright.losses.base import PairScores, in_range, widen
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lookright.errors import ConfigError
-from lookright.logprobs import RATIO_ROWS
+from lookright.packing.logprobs import RATIO_ROWS
 from lookright.losses.base import PairScores, Term, in_range
 
 

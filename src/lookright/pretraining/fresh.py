@@ -8,9 +8,9 @@ from lookright.backbones.ixc25.backbone import Ixc25Backbone
 from lookright.backbones.ixc25.tiny import write_ixc25_folder
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.tiny import write_llava_folder
-from lookright.formats.base import lower_first
-from lookright.formats.pic_in_pic import PHRASES
-from lookright.sources.base import Source
+from lookright.composing.formats.base import lower_first
+from lookright.composing.formats.pic_in_pic import PHRASES
+from lookright.composing.sources.base import Source
 
 FRAME = ("USER: ASSISTANT:", "user\nassistant\n", "Image1: Image2: In Image3,", "\n")
 

@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lookright.attention import RowRecorder
 from lookright.backbones.base import Backbone
-from lookright.logprobs import sum_by_response, token_logps
+from lookright.packing.logprobs import sum_by_response, token_logps
 from lookright.losses.attention import AttentionLoss
-from lookright.losses.band import layer_band
-from lookright.packed.forward import decoder_rows
+from lookright.attention.band import layer_band
+from lookright.packing.forward import decoder_rows
 from lookright.pretraining.data import AskedBatch, VisionBatch
 from lookright.pretraining.initialization import initialise
 from lookright.pretraining.muon import MuonAdamW

@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 
 from lookright.errors import RecordError
-from lookright.formats.base import Composed, Composer, OpenPicture, lower_first
-from lookright.formats.companions import RandomCompanions, SameQuestionCompanions
+from lookright.composing.formats.base import Composed, Composer, OpenPicture, lower_first
+from lookright.composing.companions import RandomCompanions, SameQuestionCompanions
 from lookright.pretraining.phases import Phase
-from lookright.sources.base import Source, Split
+from lookright.composing.sources.base import Source, Split
 from lookright.types import Region, SourceRow
 
 MAX_SHIFT = 0.07

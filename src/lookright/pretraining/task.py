@@ -9,7 +9,7 @@ from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
 from lookright.pretraining.initialization import initialise
 from lookright.pretraining.module import PretrainModule
-from lookright.training.tasks import RunParts, Task
+from lookright.commands.tasks import RunParts, Task
 
 
 class PretrainTask(Task):

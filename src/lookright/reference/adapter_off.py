@@ -6,8 +6,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from lookright.errors import ConfigError
-from lookright.packed.batch import PackedBatch
-from lookright.packed.forward import packed_forward
+from lookright.packing.batch import PackedBatch
+from lookright.packing.forward import packed_forward
 from lookright.reference.base import ModelPair, Reference
 
 

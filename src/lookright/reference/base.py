@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.base import Backbone
-from lookright.packed.batch import PackedBatch
-from lookright.packed.forward import PackedOutput, packed_forward
+from lookright.packing.batch import PackedBatch
+from lookright.packing.forward import PackedOutput, packed_forward
 
 
 def bare_model(model: nn.Module) -> nn.Module:

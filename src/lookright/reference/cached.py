@@ -11,8 +11,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from lookright.errors import ConfigError, LookRightError
-from lookright.packed.batch import PackedBatch, move
-from lookright.packed.forward import packed_forward
+from lookright.packing.batch import PackedBatch, move
+from lookright.packing.forward import packed_forward
 from lookright.reference.base import ModelPair, Preparation, Reference
 from lookright.reference.identity import (
     NO_ADAPTER,
@@ -22,7 +22,7 @@ from lookright.reference.identity import (
     library_versions,
 )
 from lookright.reference.store import LogpStore
-from lookright.streams import progress
+from lookright.common.streams import progress
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats per square root of a response's tokens by which a recomputed sum may differ.

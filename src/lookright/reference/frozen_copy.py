@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lookright.packed.batch import PackedBatch
-from lookright.packed.forward import packed_forward
+from lookright.packing.batch import PackedBatch
+from lookright.packing.forward import packed_forward
 from lookright.reference.base import ModelPair, Reference, bare_model
 
 

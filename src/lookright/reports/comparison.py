@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lookright.inference.comparison import Comparison, Difference, Group, compare_runs
-from lookright.inference.intervals import Estimate
+from lookright.evaluation.comparison import Comparison, Difference, Group, compare_runs
+from lookright.evaluation.intervals import Estimate
 from lookright.reports.cells import (
     Cell,
     Table,

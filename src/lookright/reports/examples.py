@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lookright.data.pictures import Pictures
+from lookright.records.pictures import Pictures
 from lookright.reports.cells import Cell, format_title, ratio_text, score_line
 from lookright.reports.heat import HeatValues
 from lookright.reports.pictures import HeatRows, PictureRow, heat_pictures, prompt_pictures

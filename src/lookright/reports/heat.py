@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from lookright.pictures import as_rgb
+from lookright.common.pictures import as_rgb
 from lookright.types import Footprint, Size
 
 HeatValues = Sequence[tuple[Footprint, float]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from lookright.answers import same_answer
+from lookright.common.answers import same_answer
 from lookright.selection.base import Candidate, Decision, PostFilter, Selection
 
 SAME_ANSWER = "same_answer"

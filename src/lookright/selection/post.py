@@ -1,6 +1,6 @@
 """Post-selection: three metrics of a pair, each its own small object."""
 
-from lookright.answers import normalized_edit_distance, words
+from lookright.common.answers import normalized_edit_distance, words
 from lookright.errors import ConfigError, RecordError
 from lookright.selection.base import Candidate
 

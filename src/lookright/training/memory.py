@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.quantization import BYTES_PER_WEIGHT
-from lookright.packed.batch import PackedBatch
+from lookright.packing.batch import PackedBatch
 
 FLOAT = 4
 """Bytes of norms, probabilities, log-softmax and adapters, whatever the rest is computed in."""

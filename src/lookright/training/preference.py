@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lookright.backbones.base import Backbone
-from lookright.losses.band import layer_band
+from lookright.attention.band import layer_band
 from lookright.losses.base import PairScores
 from lookright.losses.composite import CompositeLoss
-from lookright.packed.batch import PackedBatch
+from lookright.packing.batch import PackedBatch
 from lookright.reference.base import ModelPair
 from lookright.training.base import TunedModule
 from lookright.training.optimization import Optimization

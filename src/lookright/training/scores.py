@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from lookright.losses.base import PairScores, Segment
-from lookright.packed.batch import PackedBatch
-from lookright.packed.forward import PackedOutput
+from lookright.packing.batch import PackedBatch
+from lookright.packing.forward import PackedOutput
 
 
 def pair_scores(batch: PackedBatch, output: PackedOutput, reference_logps: Tensor | None) -> PairScores:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lookright.attention.kernels import check_kernel
 from lookright.errors import ConfigError
-from lookright.runtime import DTYPES
+from lookright.backbones.loading import DTYPES
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
 from lookright.training.precision import cpu_has_bfloat16, cpu_precision
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
-from lookright.runtime import check_adapter, with_adapter
+from lookright.backbones.loading import check_adapter, with_adapter
 from lookright.tuning.fused import fuse_adapters
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from lookright.errors import RecordError
-from lookright.pictures import as_rgb
+from lookright.common.pictures import as_rgb
 from lookright.types import Size
 
 VARIANTS = ("inference", "finetune", "evaluation")

@@ -1,0 +1,166 @@
+"""Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from lookright.backbones.base import Backbone
+from lookright.packing.encode import encode_question
+from lookright.records.pictures import Pictures
+from lookright.answering.decoder import Answer, Decoder
+from lookright.answering.prefill import DecoderInput
+from lookright.errors import RecordError
+from lookright.answering.noise import TargetNoise
+from lookright.packing.logprobs import RATIO_ROWS
+from lookright.packing.batch import Example, Response, move, pack
+from lookright.packing.forward import packed_forward
+from lookright.reference.base import bare_model
+from lookright.common.streams import batches
+from lookright.types import Prompt, Size
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoredAnswer:
+    """An answer with the attention ratio of its own rows, in [0, 1] or None, and its perplexity, >= 1.
+
+    `attention_ratio` is that of a plain pass over the answer, whatever decoder found it; `scaled_ratio` is that of the
+    last prompt row alone as an adaptive decoder scaled it, in the same layer, None where no decoder did.
+    `even_ratio` is what the attention ratio of an even look would be, None where that is unknown too.
+    `noise` is what lay on the pictures, as `TargetNoise.describe` tells it, None where they were clean.
+    """
+
+    prompt: Prompt
+    answer: Answer
+    attention_ratio: float | None
+    even_ratio: float | None
+    perplexity: float
+    scaled_ratio: float | None = None
+    noise: dict[str, float | str] | None = None
+
+    def line(self) -> dict[str, Any]:
+        """For answers.jsonl."""
+        noise = {} if self.noise is None else {"noise": self.noise}
+        return noise | {
+            "id": self.prompt.id,
+            "answer": self.answer.text,
+            "num_tokens": len(self.answer.token_ids),
+            "attention_ratio": self.attention_ratio,
+            "even_ratio": self.even_ratio,
+            "perplexity": self.perplexity,
+            "confidence": self.answer.confidence,
+        }
+
+
+class NoisyPictures:
+    """The pictures of one prompt with noise on them."""
+
+    def __init__(self, pictures: Pictures, prompt: Prompt, noise: TargetNoise) -> None:
+        self.pictures, self.prompt, self.noise = pictures, prompt, noise
+
+    def size(self, name: str) -> Size:
+        """As without noise."""
+        return self.pictures.size(name)
+
+    def open(self, name: str) -> Image.Image:
+        """The picture as the model is to see it."""
+        return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
+
+
+def _refuse(prompt: Prompt, error: RecordError) -> None:
+    raise RecordError(error.reason, f"prompt {prompt.id}: {error}") from error
+
+
+@dataclass(slots=True, kw_only=True)
+class Answerer:
+    """A model that answers prompts in batches of `batch_size`.
+
+    The attention ratio is read from decoder layer `ratio_layer` (0-based), in the rows of an answer that `ratio_rows`
+    names (`logprobs.RATIO_ROWS`).
+
+    `unreadable` is told of a prompt whose picture broke after it was checked, before the rest of its batch is
+    answered without it; as it is, it raises.
+
+    The last bits of a number depend on the batch that it was computed in. So a batch of which some answers
+    are `done` is answered as a whole again, and what a killed run goes on to is what it would have been.
+    """
+
+    backbone: Backbone
+    policy: nn.Module
+    decoder: Decoder
+    ratio_layer: int
+    batch_size: int
+    noise: TargetNoise | None = None
+    ratio_rows: str = RATIO_ROWS[0]
+    unreadable: Callable[[Prompt, RecordError], None] = _refuse
+
+    def answer(
+        self, prompts: Iterable[Prompt], pictures: Pictures, done: Collection[str] = frozenset()
+    ) -> Iterator[ScoredAnswer]:
+        """Answers that are not done, in the order of the prompts."""
+        return self.answer_batches(batches(prompts, self.batch_size), pictures, done)
+
+    def answer_batches(
+        self, prompt_batches: Iterable[Sequence[Prompt]], pictures: Pictures, done: Collection[str] = frozenset()
+    ) -> Iterator[ScoredAnswer]:
+        """As `answer`, with batches that the caller made."""
+        for batch in prompt_batches:
+            if all(prompt.id in done for prompt in batch):
+                continue
+            asked = [(prompt, self._question(prompt, pictures, prompt.id in done)) for prompt in batch]
+            asked = [(prompt, question) for prompt, question in asked if question is not None]
+            if all(prompt.id in done for prompt, _ in asked):
+                continue
+            prompts, questions = zip(*asked, strict=True)
+            answers = self.decoder.answer(self.backbone, self.policy, questions)
+            yield from (item for item in self._scored(prompts, questions, answers) if item.prompt.id not in done)
+
+    def _question(self, prompt: Prompt, pictures: Pictures, is_done: bool) -> DecoderInput | None:
+        """None where a picture cannot be read any more; of a prompt that is answered nobody needs to know."""
+        seen = pictures if self.noise is None else NoisyPictures(pictures, prompt, self.noise)
+        try:
+            return encode_question(self.backbone, prompt, seen)
+        except RecordError as error:
+            if not is_done:
+                self.unreadable(prompt, error)
+            return None
+
+    @torch.no_grad()
+    def _scored(
+        self, prompts: Sequence[Prompt], questions: Sequence[DecoderInput], answers: Sequence[Answer]
+    ) -> Iterator[ScoredAnswer]:
+        """One packed pass over all answers of the batch."""
+        model = bare_model(self.policy)
+        device = next(model.parameters()).device
+        examples = [
+            Example(
+                id=prompt.id,
+                prompt=question.prompt,
+                pixels=question.pixels,
+                responses=[Response(token_ids=torch.tensor(answer.token_ids))],
+                coverage=question.coverage,
+            )
+            for prompt, question, answer in zip(prompts, questions, answers, strict=True)
+        ]
+        batch = move(pack(examples), device)
+        features = self.backbone.encode_images(model, batch.pixels)
+        output = packed_forward(self.backbone, model, batch, features, [self.ratio_layer], self.ratio_rows)
+        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            yield ScoredAnswer(
+                prompt=prompt,
+                answer=answer,
+                attention_ratio=_known(output.attention_ratio[index]),
+                even_ratio=_known(batch.even_ratio[index]),
+                scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
+                perplexity=math.exp(-float(output.logps[index]) / int(output.num_tokens[index])),
+                noise=None if self.noise is None else self.noise.describe(prompt),
+            )
+
+
+def _known(value: torch.Tensor) -> float | None:
+    """A number, None for NaN."""
+    return None if value.isnan() else float(value)

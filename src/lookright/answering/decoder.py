@@ -1,0 +1,140 @@
+"""Answering a batch of prompts: one prefill, then transformers' own generation on its cache."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from lookright.backbones.base import Backbone
+from lookright.backbones.cache_name import CACHE
+from lookright.answering.prefill import DecoderInput, Prefill, prefill
+from lookright.errors import ConfigError
+from lookright.reference.base import bare_model
+from lookright.types import Prompt
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What a model said: `token_ids` up to and with the end token, `confidence` of the first token in [0, 1].
+
+    `confidence` is that of plain decoding. `factor` is what the image logits of the last prompt row were multiplied
+    by (1: plain), and `scaled_ratios`, one a layer, the share of that row's image attention that fell on the target
+    once they were; None where nothing was scaled or the target is not known.
+    """
+
+    text: str
+    token_ids: list[int]
+    confidence: float
+    factor: float = 1.0
+    scaled_ratios: list[float] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Sampling:
+    """Drawing tokens at `temperature` among the most likely that together hold `top_p`; `seed` makes it repeatable."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"decode.sampling: temperature={self.temperature}, top_p={self.top_p}; set both above 0, "
+                "top_p at most 1"
+            )
+
+
+class Decoder:
+    """Greedy decoding; beams where `num_beams` is above 1; drawn tokens where `sampling` is given.
+
+    At most `max_new_tokens` tokens an answer.
+    """
+
+    def __init__(self, max_new_tokens: int = 512, num_beams: int = 1, sampling: Sampling | None = None) -> None:
+        if max_new_tokens < 1 or num_beams < 1:
+            raise ConfigError(f"decode.max_new_tokens={max_new_tokens}, decode.num_beams={num_beams}: set 1 or more")
+        self.max_new_tokens = max_new_tokens
+        self.num_beams = num_beams
+        self.sampling = sampling
+
+    def check(self, backbone: Backbone, prompts: Iterable[Prompt] = ()) -> None:
+        """Raise ConfigError for what does not fit the model or the `prompts`, before any weights load."""
+        del backbone, prompts
+
+    def answer(self, backbone: Backbone, policy: nn.Module, inputs: Sequence[DecoderInput]) -> list[Answer]:
+        """Answer every prompt of a batch; `policy` may carry adapters and is left in evaluation mode."""
+        model = bare_model(policy.eval())
+        return self.answer_from(backbone, model, prefill(backbone, model, inputs))
+
+    @torch.no_grad()
+    def answer_from(self, backbone: Backbone, model: nn.Module, state: Prefill) -> list[Answer]:
+        """Answer the prompts of a pass through the bare `model`.
+
+        Other decoders may answer from the same pass afterwards, unless this one has beams, which reorder its cache.
+        """
+        # generation runs the last prompt token again, so that it can be looked at differently; what an answer before
+        # this one left behind the prompt goes too
+        state.cache.crop(state.input_ids.shape[1] - 1 - state.cache.get_seq_length())
+        if self.num_beams > 1:
+            state.cache.batch_repeat_interleave(self.num_beams)
+        with self._drawing(state), self.looking(backbone, state) as scaling:
+            rows = model.generate(
+                input_ids=state.input_ids,
+                attention_mask=state.attention_mask,
+                generation_config=self._generation_config(backbone),
+                **{CACHE: state.cache},
+            )
+        answers = [_cut(row, backbone) for row in rows[:, state.input_ids.shape[1] :].tolist()]
+        return [
+            Answer(text=backbone.decode(ids), token_ids=ids, confidence=float(confidence), **details)
+            for ids, confidence, details in zip(answers, state.confidence, self.details(state, scaling), strict=True)
+        ]
+
+    def looking(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[Any]:
+        """Context in which the answer is generated; plain decoding changes nothing."""
+        del backbone, state
+        return nullcontext()
+
+    def details(self, state: Prefill, scaling: Any) -> list[dict[str, Any]]:
+        """Further fields of each answer."""
+        del scaling
+        return [{} for _ in range(len(state.input_ids))]
+
+    @contextmanager
+    def _drawing(self, state: Prefill) -> Iterator[None]:
+        """A batch of prompts always draws the same, whatever came before; the caller's generator is left alone."""
+        if self.sampling is None:
+            yield
+            return
+        with torch.random.fork_rng():
+            prompts = hashlib.blake2b(f"{self.sampling.seed}/".encode(), digest_size=7)
+            prompts.update(state.input_ids.cpu().numpy().tobytes())
+            torch.manual_seed(int.from_bytes(prompts.digest(), "big"))
+            yield
+
+    def _generation_config(self, backbone: Backbone) -> GenerationConfig:
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams,
+            eos_token_id=backbone.end_token_ids,
+            pad_token_id=backbone.pad_token_id,
+            **self._choice(),
+        )
+
+    def _choice(self) -> dict[str, Any]:
+        """How a token is chosen, in transformers' terms."""
+        if self.sampling is None:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
+
+
+def _cut(ids: list[int], backbone: Backbone) -> list[int]:
+    """Token ids up to and with the first end token."""
+    stop = next((place + 1 for place, token in enumerate(ids) if token in backbone.end_token_ids), len(ids))
+    return ids[:stop]

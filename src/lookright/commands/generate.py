@@ -1,0 +1,216 @@
+"""`generate.py` from a composed config to the files of a run."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.config.entry import with_output
+from lookright.packing.encode import row_length
+from lookright.records.pictures import PictureFolder
+from lookright.records.readers import BAR_AFTER
+from lookright.records.records import prompt_from_dict, to_dict
+from lookright.records.validate import BadRecords, OnBadRecord
+from lookright.errors import ConfigError, LookRightError, RecordError
+from lookright.answering.answerer import Answerer
+from lookright.composing.compose import compose, make_lots
+from lookright.commands.generate_parts import GenerationParts
+from lookright.selection.select import merge_shards, rows, select
+from lookright.composing.workspace import Workspace, open_workspace
+from lookright.config.made_by import described_values, made_by
+from lookright.reports.generation import GenerationReport
+from lookright.backbones.loading import load_policy
+from lookright.common.streams import AppendOnly, in_threads, progress, read_lines, write_atomically
+from lookright.types import Prompt
+
+
+def generate(config: DictConfig) -> dict[str, Any] | None:
+    """Run the stages; returns what `summary.json` holds, None for one shard of several.
+
+    With several shards every shard composes and answers its part; `stage=select` then joins them.
+    """
+    config = with_output(config)
+    parts = GenerationParts(config)
+    workspace = open_workspace(config)
+    if "compose" in parts.stages:
+        _compose(parts, workspace)
+    if "answer" in parts.stages:
+        _answer(parts, workspace)
+    if workspace.count > 1 and config.stage != "select":
+        print(f"shard {workspace.index} of {workspace.count} is done; stage=select joins all of them")
+        return None
+    summary = _select(parts, workspace) if "select" in parts.stages else _composed_summary(workspace)
+    made_by(config, "generate.py", _data(config)).write(workspace.folder)
+    (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _tell(summary, workspace)
+    return summary
+
+
+def _data(config: DictConfig) -> str:
+    """Source, split and number of prompts in words."""
+    values = ", ".join(described_values(config.source))
+    name = str(config.source["_target_"]).rpartition(".")[2]
+    name = f"{name} ({values})" if values else name
+    return f"{name}, {config.split} split, num_prompts={config.num_prompts}, seed={config.seed}"
+
+
+def _compose(parts: GenerationParts, workspace: Workspace) -> None:
+    """Prompts and pictures of this shard."""
+    config = parts.config
+    drawer = parts.companions(parts.source, config.split)
+    plain = OmegaConf.to_container(config, resolve=True)
+    lots = make_lots(
+        parts.source, config.split, parts.composers, drawer, plain["num_prompts"], plain["weights"], config.seed
+    )
+    left_out = dict(sorted(getattr(parts.source, "dropped", {}).items()))
+    facts = {"name": parts.source.name, "rows": len(parts.source.rows(config.split)), "left_out": left_out}
+    if not workspace.source_facts.is_file():
+        write_atomically(workspace.source_facts, [json.dumps(facts) + "\n"])
+    compose(lots, parts.source, workspace, config.num_workers, config.on_bad_record)
+
+
+def _answer(parts: GenerationParts, workspace: Workspace) -> None:
+    """The model's own answers of this shard."""
+    config = parts.config
+    if not workspace.instructions.is_file():
+        raise ConfigError(f"stage=answer: {workspace.instructions} is not there; run stage=compose first")
+    with AppendOnly(workspace.answers) as written, AppendOnly(workspace.skipped) as skipped:
+        pictures = PictureFolder(workspace.folder)
+        num_open = _check_budget(parts, workspace, pictures, written, skipped)
+        if not num_open:
+            return
+        answerer = Answerer(
+            backbone=parts.backbone,
+            policy=load_policy(parts.backbone, config.adapter, parts.device, parts.dtype),
+            decoder=parts.decoder,
+            ratio_layer=parts.ratio_layer,
+            batch_size=config.batch_size,
+            noise=parts.noise,
+            ratio_rows=config.ratio_rows,
+            unreadable=partial(_leave_out, workspace, skipped, config.on_bad_record),
+        )
+        scored = answerer.answer_batches(_batches(workspace, skipped), pictures, written.done)
+        done = len(written.done)
+        for item in progress(scored, num_open + done, "answer", done):
+            written.add(item.line())
+
+
+def _check_budget(
+    parts: GenerationParts, workspace: Workspace, pictures: PictureFolder, written: AppendOnly, skipped: AppendOnly
+) -> int:
+    """Number of prompts that want an answer. Raises LookRightError for those that do not fit the model."""
+    bad = BadRecords(parts.config.on_bad_record, "on_bad_record")
+    num_open = num_prompts = 0
+    with workspace.instructions.open("rb") as file:
+        total = sum(1 for _ in file)
+    checked = in_threads(partial(_decode_pictures, pictures), read_lines(workspace.instructions))
+    for line in progress(checked, total, "check pictures", delay=BAR_AFTER):
+        num_prompts += 1
+        if line["id"] in written.done or line["id"] in skipped.done:
+            continue
+        try:
+            row_length(parts.backbone, prompt_from_dict(line), pictures)
+            num_open += 1
+        except RecordError as error:
+            bad.add(f"prompt {line['id']}", error)
+            if parts.config.on_bad_record == "skip":
+                skipped.add(_skipped_answer(workspace, line, error))
+    bad.finish(num_prompts)
+    return num_open
+
+
+def _decode_pictures(pictures: PictureFolder, line: dict[str, Any]) -> dict[str, Any]:
+    """The line, once it is known whether its pictures decode: from then on their sizes are known."""
+    with suppress(RecordError):
+        for name in line["images"]:
+            pictures.size(name)
+    return line
+
+
+def _leave_out(
+    workspace: Workspace, skipped: AppendOnly, on_bad_record: OnBadRecord, prompt: Prompt, error: RecordError
+) -> None:
+    """Note a prompt that gets no answer since its picture broke after the check. Raises LookRightError."""
+    if on_bad_record == "error":
+        raise LookRightError(
+            f"prompt {prompt.id}: {error} [{error.reason}]; it was whole when it was checked. Repair it and run again "
+            "to go on, or set on_bad_record=skip to leave such prompts out"
+        ) from error
+    skipped.add(_skipped_answer(workspace, to_dict(prompt), error))
+
+
+def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
+    """Pairs, counts and the report."""
+    if workspace.count == 1 and not workspace.answers.is_file():
+        raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
+    merge_shards(workspace)
+    tally, decisions = select(workspace, parts.pipeline)
+    skipped = _skipped(workspace)
+    report = GenerationReport(
+        PictureFolder(workspace.folder),
+        threshold=getattr(parts.pipeline.selection, "threshold", None),
+        reasons=parts.pipeline.reasons,
+        num_examples=parts.config.report_examples,
+    )
+    for prompt, answer in rows(workspace):
+        report.add(prompt, answer["answer"], decisions[prompt.id])
+    for reason, count in skipped.items():
+        report.add_skipped(reason, count)
+    report.write(workspace.folder / "report.html", made_by(parts.config, "generate.py", _data(parts.config)))
+    return tally.summary() | {"skipped": skipped, "source": _source_facts(workspace)}
+
+
+def _batches(workspace: Workspace, skipped: AppendOnly) -> Iterator[list[Prompt]]:
+    """Prompts in the batches that they are answered in, the same whatever was done and however many shards."""
+    for _, lines in groupby(read_lines(workspace.instructions), key=workspace.batch_of):
+        batch = [prompt_from_dict(line) for line in lines if line["id"] not in skipped.done]
+        if batch:
+            yield batch
+
+
+def _skipped_answer(workspace: Workspace, line: dict[str, Any], error: RecordError) -> dict[str, Any]:
+    lot, number = workspace.place(line)
+    return {
+        "id": line["id"],
+        "stage": "answer",
+        "lot": workspace.lots[lot],
+        "number": number,
+        "reason": error.reason,
+        "message": str(error),
+    }
+
+
+def _skipped(workspace: Workspace) -> dict[str, int]:
+    reasons = Counter(line["reason"] for line in read_lines(workspace.final("skipped")))
+    return dict(sorted(reasons.items()))
+
+
+def _source_facts(workspace: Workspace) -> dict[str, Any]:
+    return json.loads(workspace.source_facts.read_text())
+
+
+def _composed_summary(workspace: Workspace) -> dict[str, Any]:
+    """Counts of a run that ends before selection."""
+    cells = Counter((line["format"], len(line["regions"])) for line in read_lines(workspace.final("instructions")))
+    answered = workspace.answers.is_file()
+    return {
+        "composed": cells.total(),
+        **({"answered": sum(1 for _ in read_lines(workspace.answers))} if answered else {}),
+        "cells": [{"format": name, "num_images": count, "composed": n} for (name, count), n in sorted(cells.items())],
+        "skipped": _skipped(workspace),
+        "source": _source_facts(workspace),
+    }
+
+
+def _tell(summary: dict[str, Any], workspace: Workspace) -> None:
+    """One line for the console."""
+    counts = ", ".join(f"{summary[key]} {key}" for key in ("composed", "answered", "kept") if key in summary)
+    dropped = {**summary.get("dropped", {}), **summary["skipped"]}
+    reasons = f" (left out: {', '.join(f'{number} {reason}' for reason, number in dropped.items())})" if dropped else ""
+    name = "preferences" if "kept" in summary else "answers" if "answered" in summary else "instructions"
+    print(f"{counts}{reasons}; wrote {workspace.final(name)}")

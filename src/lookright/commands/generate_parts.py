@@ -1,0 +1,108 @@
+"""What a config of `generate.py` names, built and checked before anything runs."""
+
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.backbones.base import Backbone
+from lookright.config.check import Problems
+from lookright.records.validate import BadRecords
+from lookright.errors import ConfigError
+from lookright.composing.formats.base import Composer
+from lookright.composing.companions import CompanionDrawer
+from lookright.composing.compose import check_counts
+from lookright.composing.workspace import workspace_of
+from lookright.packing.logprobs import check_rows
+from lookright.attention.band import one_layer
+from lookright.backbones.loading import check_adapter, pick_device, torch_dtype
+from lookright.selection.pipeline import SelectionPipeline
+from lookright.composing.sources.base import Source, Split
+
+STAGES = ("compose", "answer", "select")
+
+
+class GenerationParts:
+    """What the config names, instantiated and checked as far as the stages need it, without weights.
+
+    Raises ConfigError with all problems at once.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        problems = Problems(config)
+        self.stages: tuple[str, ...] = ()
+        with problems:
+            self.stages = _stages(config.stage)
+        with problems:
+            BadRecords(config.on_bad_record, "on_bad_record")
+        with problems:
+            workspace_of(config)
+        self.composers: list[Composer] = _composers(problems)
+        if "compose" in self.stages:
+            with problems:
+                check_counts(OmegaConf.to_container(config)["num_prompts"], config.formats)
+            self.source: Source = problems.build("source")
+            self.companions: Callable[[Source, Split], CompanionDrawer] = problems.build("companions")
+        if "answer" in self.stages:
+            self._check_answering(problems)
+        if "select" in self.stages:
+            self._check_selecting(problems)
+        problems.finish()
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+
+    def _check_answering(self, problems: Problems) -> None:
+        config = self.config
+        with problems:
+            self.device = pick_device(config.device)
+        with problems:
+            self.dtype = torch_dtype(config.dtype)
+        with problems:
+            check_adapter(config.adapter)
+        self.decoder = problems.build("decode")
+        self.noise = problems.build("noise")
+        self.backbone: Backbone = problems.build("backbone")
+        if self.backbone is not None:
+            with problems:
+                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+            with problems:
+                if self.decoder is not None:
+                    self.decoder.check(self.backbone)
+        with problems:
+            check_rows(config.ratio_rows)
+
+    def _check_selecting(self, problems: Problems) -> None:
+        filters = [problems.build(f"filters.{name}") for name, node in self.config.filters.items() if node is not None]
+        selection = problems.build("selection", "all")
+        self.pipeline = SelectionPipeline(selection, filters)
+        rule = getattr(selection, "match", None) or selection
+        if not hasattr(rule, "threshold"):
+            return
+        with problems:
+            unknown = sorted(set(rule.thresholds) - set(self.config.composers))
+            if unknown:
+                raise ConfigError(
+                    f"selection.thresholds.{unknown[0]} is no format; valid: {', '.join(self.config.composers)}"
+                )
+        for name, count in ((one.name, count) for one in self.composers for count in one.mixture):
+            with problems:
+                rule.threshold(name, count)
+
+
+def _stages(stage: str) -> tuple[str, ...]:
+    if stage == "all":
+        return STAGES
+    if stage not in STAGES:
+        raise ConfigError(f"stage={stage!r}; valid: all, {', '.join(STAGES)}")
+    return (stage,)
+
+
+def _composers(problems: Problems) -> list[Composer]:
+    config = problems.config
+    unknown = sorted(set(config.formats) - set(config.composers))
+    with problems:
+        if unknown or not config.formats:
+            raise ConfigError(f"formats={list(config.formats)}: name some of {', '.join(config.composers)}")
+    built = [problems.build(f"composers.{name}", "all") for name in config.formats if name in config.composers]
+    return [composer for composer in built if composer is not None]

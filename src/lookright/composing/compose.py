@@ -1,0 +1,166 @@
+"""Stage compose: single-image rows become multi-image prompts with their pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from lookright.records.records import to_dict
+from lookright.records.validate import OnBadRecord
+from lookright.errors import ConfigError, RecordError
+from lookright.composing.formats.base import Composer
+from lookright.composing.companions import CompanionDrawer
+from lookright.composing.plan import PromptPlan, PromptPlanner, compose_plan
+from lookright.composing.workspace import ONE_LOT, Workspace
+from lookright.composing.sources.base import Source, Split
+from lookright.common.streams import AppendOnly, progress
+from lookright.types import Prompt
+
+Outcome = Prompt | RecordError
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Lot:
+    """So many prompt numbers of one planner; `name` tells its prompts from those of other lots."""
+
+    name: str
+    planner: PromptPlanner
+    count: int
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Numbered:
+    """A prompt number of a lot."""
+
+    lot: str
+    number: int
+
+    @property
+    def key(self) -> str:
+        """Its id where no prompt came of it."""
+        return f"{self.lot}/{self.number}"
+
+    def skipped(self, error: RecordError) -> dict[str, Any]:
+        """For skipped.jsonl."""
+        return {
+            "id": self.key,
+            "stage": "compose",
+            "lot": self.lot,
+            "number": self.number,
+            "reason": error.reason,
+            "message": str(error),
+        }
+
+
+def check_counts(num_prompts: Any, formats: Sequence[str]) -> None:
+    """Raise ConfigError for numbers of prompts that cannot be planned."""
+    if isinstance(num_prompts, Mapping):
+        unknown = sorted(set(num_prompts) - set(formats))
+        if unknown:
+            raise ConfigError(f"num_prompts.{unknown[0]}: not among formats={list(formats)}; add it there")
+    counts = list(num_prompts.values()) if isinstance(num_prompts, Mapping) else [num_prompts]
+    if not counts or any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
+        raise ConfigError(f"num_prompts={num_prompts}; set a number of 1 or more, or one for each format")
+
+
+def make_lots(
+    source: Source,
+    split: Split,
+    composers: Sequence[Composer],
+    drawer: CompanionDrawer,
+    num_prompts: int | Mapping[str, int],
+    weights: Mapping[str, float] | None,
+    seed: int,
+) -> list[Lot]:
+    """One lot with the formats in their proportions, or one lot a format where `num_prompts` names formats."""
+    if isinstance(num_prompts, int):
+        planner = PromptPlanner(source, split, composers, drawer, weights, seed)
+        return [Lot(name=ONE_LOT, planner=planner, count=num_prompts)]
+    by_name = {composer.name: composer for composer in composers}
+    return [
+        Lot(name=name, planner=PromptPlanner(source, split, [by_name[name]], drawer, None, seed), count=count)
+        for name, count in num_prompts.items()
+    ]
+
+
+def compose(
+    lots: Sequence[Lot], source: Source, workspace: Workspace, num_workers: int, on_bad_record: OnBadRecord
+) -> None:
+    """Write this shard's prompts and pictures; what is there already is left alone.
+
+    Prompts come in the order of their numbers, whatever the number of workers. A source picture that cannot
+    be read raises RecordError, or is noted in `skipped` where `on_bad_record` says so.
+    """
+    with AppendOnly(workspace.instructions) as written, AppendOnly(workspace.skipped) as skipped:
+        plans = _open_plans(lots, workspace, written, skipped)
+        done = len(written.done) + len(skipped.done)
+        total = sum(1 for lot in lots for _ in workspace.numbers(lot.count))
+        outcomes = _composed(plans, source, workspace.folder, num_workers)
+        for numbered, outcome in progress(outcomes, total, f"compose {source.name}", done):
+            if isinstance(outcome, Prompt):
+                written.add(to_dict(outcome))
+            elif on_bad_record == "skip" or isinstance(outcome, _NoPlan):
+                skipped.add(numbered.skipped(outcome))
+            else:
+                raise RecordError(
+                    outcome.reason, f"{outcome}; repair it, or set on_bad_record=skip to leave such prompts out"
+                )
+
+
+class _NoPlan(RecordError):
+    """A prompt number that the formats or the companions leave no prompt for: expected, and always counted."""
+
+
+def _open_plans(
+    lots: Sequence[Lot], workspace: Workspace, written: AppendOnly, skipped: AppendOnly
+) -> Iterator[tuple[Numbered, PromptPlan | _NoPlan]]:
+    """Plans of this shard that are not done."""
+    for lot in lots:
+        for number in workspace.numbers(lot.count):
+            numbered = Numbered(lot=lot.name, number=number)
+            if numbered.key in skipped.done:
+                continue
+            try:
+                plan = lot.planner.plan(number)
+            except RecordError as error:
+                yield numbered, _NoPlan(error.reason, str(error))
+                continue
+            if plan.id not in written.done:
+                yield numbered, plan
+
+
+def _composed(
+    plans: Iterator[tuple[Numbered, PromptPlan | _NoPlan]], source: Source, folder: Path, num_workers: int
+) -> Iterator[tuple[Numbered, Outcome]]:
+    if num_workers == 0:
+        yield from ((numbered, _outcome(plan, source, folder)) for numbered, plan in plans)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(source, folder)) as pool:
+        pending = []
+        for numbered, plan in plans:
+            pending.append((numbered, pool.submit(_work, plan)))
+            if len(pending) >= 8 * num_workers:
+                numbered, future = pending.pop(0)
+                yield numbered, future.result()
+        yield from ((numbered, future.result()) for numbered, future in pending)
+
+
+def _outcome(plan: PromptPlan | _NoPlan, source: Source, folder: Path) -> Outcome:
+    if isinstance(plan, _NoPlan):
+        return plan
+    try:
+        return compose_plan(plan, source, folder)
+    except RecordError as error:
+        return error
+
+
+def _start_worker(source: Source, folder: Path) -> None:
+    global _SOURCE, _FOLDER
+    _SOURCE, _FOLDER = source, folder
+
+
+def _work(plan: PromptPlan | _NoPlan) -> Outcome:
+    return _outcome(plan, _SOURCE, _FOLDER)

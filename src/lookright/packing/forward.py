@@ -1,0 +1,82 @@
+"""One forward pass over a packed row: log-probabilities and, where wanted, the attention ratio."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lookright.attention import PackedCall, RowRecorder, attention_ratio
+from lookright.backbones.base import Backbone
+from lookright.packing.logprobs import sum_by_response, token_logps
+from lookright.packing.batch import PackedBatch
+
+
+@dataclass(slots=True, kw_only=True)
+class PackedOutput:
+    """What a pass returns.
+
+    `logps`: float32[R], nats, summed over the scored tokens of each of R responses; `num_tokens`: int64[R];
+    `attention_ratio`: float32[P] of each prompt's first response, None where no layer was asked for, NaN for
+    a prompt without a target.
+    """
+
+    logps: Tensor
+    num_tokens: Tensor
+    attention_ratio: Tensor | None = None
+
+
+def packed_forward(
+    backbone: Backbone,
+    model: nn.Module,
+    batch: PackedBatch,
+    features: Sequence[Tensor],
+    ratio_layers: Sequence[int] = (),
+    ratio_rows: str = "response",
+) -> PackedOutput:
+    """Score every response of the batch.
+
+    `model` is the bare model (adapters injected in place); `features` are the projected pictures, encoded
+    once for as many passes as need them; `ratio_layers` are the decoder layers (0-based) of the ratio, taken
+    over the rows that `ratio_rows` names (see `logprobs.RATIO_ROWS`).
+    """
+    recorder = RowRecorder(ratio_layers, batch.coverage) if ratio_layers else None
+    rows = decoder_rows(backbone, model, batch, features, recorder)
+    logits = model.get_output_embeddings()(rows[batch.scored.rows])
+    return PackedOutput(
+        logps=sum_by_response(token_logps(logits, batch.scored.targets), batch.scored),
+        num_tokens=batch.scored.counts(),
+        attention_ratio=None if recorder is None else _first_response_ratio(recorder, batch, ratio_rows),
+    )
+
+
+def decoder_rows(
+    backbone: Backbone,
+    model: nn.Module,
+    batch: PackedBatch,
+    features: Sequence[Tensor],
+    recorder: RowRecorder | None = None,
+) -> Tensor:
+    """Last hidden states of the suffix rows of all prompts: float[sum S, D]."""
+    embeds = backbone.merge_images(model, batch.input_ids, batch.image_mask, features)
+    if recorder is not None:
+        recorder.expect(batch.layout)
+    output = backbone.language_model(model)(
+        inputs_embeds=embeds,
+        position_ids=batch.position_ids,
+        # transformers takes a mask of four dimensions as ready made; the packed call holds the real one
+        attention_mask=embeds.new_zeros(1, 1, 1, 1),
+        use_cache=False,
+        packed=PackedCall(layout=batch.layout, recorder=recorder),
+        **backbone.decoder_kwargs(batch.image_mask),
+    )
+    return output.last_hidden_state[0]
+
+
+def _first_response_ratio(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:
+    """The ratio over rows of each prompt's first response: float32[P]."""
+    scored = batch.scored
+    wanted = scored.rows_of(ratio_rows)
+    rows, owner = scored.rows[wanted], scored.owner[wanted]
+    per_response = attention_ratio(recorder.stacked(), rows, owner, scored.num_responses)
+    ratio = per_response[batch.first_response]
+    return ratio.masked_fill(~batch.has_target, float("nan"))

@@ -1,0 +1,126 @@
+"""Hugging Face datasets on disk and parquet files: random access to their rows."""
+
+import bisect
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+from lookright.records.pictures import picture_cells
+from lookright.errors import ConfigError
+
+_READING = Lock()
+"""Held while a row group is read, so that threads that want the same one read it once; of no table, which pickle."""
+
+
+class Table(Protocol):
+    """Random access to rows; pictures stay encoded and on disk until they are asked for."""
+
+    columns: list[str]
+    """Names of the columns that every row has."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All cells of one row."""
+        ...
+
+    def images(self, number: int) -> list[Any]:
+        """The picture cells of one row."""
+        ...
+
+
+class ParquetTable:
+    """One parquet file or a folder of them in the order of their names; holds two row groups in memory.
+
+    Two, since threads that read rows in order meet where one group ends and the next begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise ConfigError(
+                f"data.path={path}: parquet files need the package pyarrow: pip install pyarrow"
+            ) from error
+        self._parquet = parquet.ParquetFile
+        self._groups: list[tuple[Path, int]] = []
+        self._starts = [0]
+        self._held: dict[int, Any] = {}
+        for file_path in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+            self._add_file(file_path)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All cells of one row."""
+        group = bisect.bisect_right(self._starts, number) - 1
+        return self._group(group).slice(number - self._starts[group], 1).to_pylist()[0]
+
+    def images(self, number: int) -> list[Any]:
+        """The picture cells of one row."""
+        return picture_cells(self.row(number))
+
+    def _add_file(self, path: Path) -> None:
+        try:
+            file = self._parquet(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: not a parquet file ({error})") from error
+        names = file.schema_arrow.names
+        self.columns = [name for name in names if not self._groups or name in self.columns]
+        for group in range(file.num_row_groups):
+            self._groups.append((path, group))
+            self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)
+
+    def _group(self, number: int) -> Any:
+        """The file is opened anew for each group and read by this thread: safe in worker processes."""
+        with _READING:
+            if number not in self._held:
+                path, group = self._groups[number]
+                if len(self._held) == 2:
+                    self._held.pop(next(iter(self._held)))
+                self._held[number] = self._parquet(path).read_row_group(group, use_threads=False)
+            return self._held[number]
+
+
+class DatasetTable:
+    """A folder written by `datasets.Dataset.save_to_disk`; memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import datasets
+        except ImportError as error:
+            raise ConfigError(f"data.path={path} needs the package datasets: pip install datasets") from error
+        loaded = datasets.load_from_disk(str(path))
+        if isinstance(loaded, datasets.DatasetDict):
+            raise ConfigError(
+                f"data.path={path} holds the splits {', '.join(loaded)}: set data.path={path / next(iter(loaded))}"
+            )
+        self.columns = loaded.column_names
+        self._rows = loaded.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All cells of one row."""
+        return self._rows[number].to_pylist()[0]
+
+    def images(self, number: int) -> list[Any]:
+        """The picture cells of one row."""
+        return picture_cells(self.row(number))
+
+
+def open_table(path: Path) -> Table | None:
+    """The table at a path, None for a path of another kind. Raises ConfigError."""
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        if not path.exists():
+            raise ConfigError(f"data.path={path}: no such file")
+        return ParquetTable(path)
+    return DatasetTable(path) if path.is_dir() and _is_dataset(path) else None
+
+
+def _is_dataset(path: Path) -> bool:
+    if not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        raise ConfigError(f"data.path={path}: the folder holds neither parquet files nor a saved dataset; set a file")
+    return True

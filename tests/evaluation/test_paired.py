@@ -1,0 +1,96 @@
+"""Paired tests and intervals: against SciPy, by hand, and against what is drawn again and again."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binomtest
+
+from lookright.evaluation.paired import Change, mcnemar, paired_difference
+
+Z = 1.959963984540054
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost"), [(0, 0), (1, 0), (0, 5), (3, 3), (7, 2), (60, 41), (225, 43), (990, 1010), (1500, 1200)]
+)
+def test_mcnemar_is_scipys_binomial_test(gained: int, lost: int) -> None:
+    wanted = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(wanted, rel=1e-9)
+    assert mcnemar(gained, lost) == mcnemar(lost, gained)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 lost and 5 gained: 2 (1 + 6) / 64
+    assert mcnemar(5, 1) == 14 / 64
+    assert 0 < mcnemar(1000, 0) == 2.0**-999 and mcnemar(3000, 0) == 0.0
+    with pytest.raises(ValueError, match="no counts"):
+        mcnemar(-1, 2)
+
+
+def changes(*groups: tuple[str, str, list[int]]) -> list[Change]:
+    return [
+        Change(value=value, stratum=stratum, cluster=f"{cluster}{'' if cluster != '-' else f'{stratum}{place}'}")
+        for stratum, cluster, values in groups
+        for place, value in enumerate(values)
+    ]
+
+
+def test_independent_questions_have_the_published_interval() -> None:
+    """Agresti and Min, 2005: 3.5 gained and 1.5 lost of 10 (8 questions and half a one of each outcome)."""
+    found = paired_difference(changes(("sequence", "-", [1, 1, 1, 0, 0, 0, 0, -1])))
+    centre, variance = (3.5 - 1.5) / 10, (3.5 + 1.5 - (3.5 - 1.5) ** 2 / 10) / 10**2
+    assert found.value == pytest.approx(0.25) and found.count == 8
+    assert found.low == pytest.approx(centre - Z * math.sqrt(variance), rel=1e-12)
+    assert found.high == pytest.approx(centre + Z * math.sqrt(variance), rel=1e-12)
+
+
+def test_where_nothing_changed_the_interval_has_a_width() -> None:
+    """Half a question each way of 42: 1 / 42 is the standard error."""
+    found = paired_difference(changes(("sequence", "-", [0] * 40)))
+    assert (found.value, found.low, found.high) == pytest.approx((0.0, -Z / 42, Z / 42))
+    every = paired_difference(changes(("sequence", "-", [1] * 5)))
+    assert every.value == every.high == 1.0 and every.low < 0.7
+
+
+def test_questions_about_one_picture_by_hand() -> None:
+    """Two pictures, asked twice each with the same outcome: two observations of 2 residuals each."""
+    found = paired_difference(changes(("sequence", "a", [1, 1]), ("sequence", "b", [0, 0])))
+    centre = 2 / 6
+    squares = (
+        (2 * (1 - centre)) ** 2 + (2 * centre) ** 2 + 0.5 * ((1 - centre) ** 2 + (1 + centre) ** 2 + 2 * centre**2)
+    )
+    assert found.value == 0.5
+    assert found.low == pytest.approx(centre - Z * math.sqrt(squares) / 6)
+    alone = paired_difference(changes(("sequence", "-", [1, 1, 0, 0])))
+    assert alone.low > found.low
+
+
+def test_formats_weigh_alike_whatever_their_number_of_questions() -> None:
+    found = paired_difference(changes(("sequence", "-", [1, 0, 0, 0]), ("grid_collage", "-", [1, 1])))
+    assert found.value == pytest.approx((0.25 + 1.0) / 2)
+    parts = [paired_difference(changes(("a", "-", values))) for values in ([1, 0, 0, 0], [1, 1])]
+    centres = (1 / 6, 2 / 4)
+    variances = [((centre - part.low) / Z) ** 2 for centre, part in zip(centres, parts, strict=True)]
+    assert sum(centres) / 2 - found.low == pytest.approx(Z * math.sqrt(sum(variances)) / 2)
+    with pytest.raises(ValueError, match="no question"):
+        paired_difference([])
+
+
+def test_the_interval_covers_the_truth_19_times_in_20() -> None:
+    """Pictures with 1 to 5 questions that change alike, in two formats, drawn 800 times; by questions it would not."""
+    rng, hits, by_question = random.Random(0), 0, 0
+    for _ in range(800):
+        drawn = []
+        for number in range(150):
+            value = int(rng.random() < 0.25) - int(rng.random() < 0.1)
+            for _ in range(rng.randint(1, 5)):
+                drawn.append(Change(value=value, stratum=rng.choice("ab"), cluster=str(number)))
+        found = paired_difference(drawn)
+        hits += found.low <= 0.25 - 0.1 <= found.high
+        alone = paired_difference(replace(change, cluster=str(place)) for place, change in enumerate(drawn))
+        by_question += alone.low <= 0.25 - 0.1 <= alone.high
+    # three standard errors of a share of 0.95 of 800
+    assert abs(hits / 800 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 800)
+    assert by_question / 800 < 0.85

@@ -1,0 +1,151 @@
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lookright.records.readers import load_preferences
+from lookright.errors import ConfigError, LookRightError
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def encoded(colour: tuple[int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def row(number: int, **keys: Any) -> dict[str, Any]:
+    pictures = [{"bytes": encoded((number, 0, n)), "path": None} for n in range(2)]
+    return {"images": pictures, "prompt": "<image><image>\nWhat?", "chosen": "a", "rejected": f"b{number}"} | keys
+
+
+def write(path: Path, rows: list[dict[str, Any]], row_group_size: int = 2) -> Path:
+    parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=row_group_size)
+    return path
+
+
+def test_embedded_pictures_of_a_parquet_file(tmp_path: Path) -> None:
+    loaded = load_preferences(write(tmp_path / "p.parquet", [row(n) for n in range(5)]))
+    assert [record.rejected for record in loaded.records] == [[f"b{n}"] for n in range(5)]
+    assert loaded.records[0].regions is None
+    pictures = pickle.loads(pickle.dumps(loaded.pictures))  # as a worker process gets them
+    for number in (4, 0, 3):
+        images = [pictures.open(name) for name in loaded.records[number].images]
+        assert [image.getpixel((0, 0)) for image in images] == [(number, 0, 0), (number, 0, 1)]
+
+
+def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [row(n) for n in range(3)])
+    write(tmp_path / "b.parquet", [row(n) for n in range(3, 5)])
+    loaded = load_preferences(tmp_path)
+    assert [record.id for record in loaded.records] == ["0", "1", "2", "3", "4"]
+    assert loaded.pictures.open(loaded.records[4].images[1]).getpixel((0, 0)) == (4, 0, 1)
+
+
+def test_paths_in_place_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(encoded((9, 9, 9)))
+    rows = [row(0, images=["x.png", "x.png"])]
+    loaded = load_preferences(write(tmp_path / "p.parquet", rows))
+    assert loaded.records[0].images == ["x.png", "x.png"]
+    assert loaded.pictures.open("x.png").getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_geometry_columns_are_taken(tmp_path: Path) -> None:
+    regions = [{"picture": n, "box": [0, 0, 6, 4], "source": "s"} for n in range(2)]
+    rows = [row(0, id="mine", target=1, regions=regions, format="sequence"), row(1, id=None, target=None, regions=None)]
+    records = load_preferences(write(tmp_path / "p.parquet", rows)).records
+    assert (records[0].id, records[0].target, records[0].regions[1].box) == ("mine", 1, (0, 0, 6, 4))
+    assert (records[1].id, records[1].target, records[1].regions) == ("1", None, None)
+
+
+def messages(role: str, content: Any) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content}]
+
+
+def test_messages_with_typed_parts(tmp_path: Path) -> None:
+    parts = [{"type": "image", "text": None}, {"type": "image", "text": None}, {"type": "text", "text": "What?"}]
+    rows = [
+        row(
+            0,
+            prompt=messages("user", parts),
+            chosen=messages("assistant", [{"type": "text", "text": "a"}]),
+            rejected=messages("assistant", [{"type": "text", "text": "b"}]),
+        )
+    ]
+    record = load_preferences(write(tmp_path / "p.parquet", rows)).records[0]
+    assert (record.prompt, record.chosen, record.rejected) == ("<image>\n<image>\nWhat?", "a", ["b"])
+    assert record.provenance == {}
+
+
+def test_messages_of_plain_text_have_the_pictures_first(tmp_path: Path) -> None:
+    rows = [
+        row(
+            0, prompt=messages("user", "What?"), chosen=messages("assistant", "a"), rejected=messages("assistant", "b")
+        ),
+        row(
+            1,
+            prompt=messages("user", "<image>A<image>B"),
+            chosen=messages("assistant", "a"),
+            rejected=messages("assistant", "b"),
+        ),
+    ]
+    first, second = load_preferences(write(tmp_path / "p.parquet", rows)).records
+    assert (first.prompt, first.provenance) == ("<image>\n<image>\nWhat?", {"placeholders": "placed"})
+    assert (second.prompt, second.provenance) == ("<image>A<image>B", {})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"prompt": "What?"}, r"row 1 \(id 1\): 2 pictures but 0 <image>"),
+        ({"images": [{"bytes": b"", "path": None}] * 2}, r"row 1: images\[0\] holds neither bytes nor a path"),
+        ({"images": [{"bytes": encoded((0, 0, 0))[:40], "path": None}] * 2}, r"broken picture #1/0 of 40 bytes"),
+        ({"chosen": None}, "chosen=None is NoneType"),
+        ({"images": None}, r"no_image"),
+    ],
+)
+def test_defects_name_file_and_row(tmp_path: Path, keys: dict, message: str) -> None:
+    with pytest.raises(LookRightError, match=message):
+        load_preferences(write(tmp_path / "p.parquet", [row(0), row(1, **keys)]))
+
+
+def test_wrong_roles_are_named(tmp_path: Path) -> None:
+    rows = [row(0, prompt=messages("system", "x") + messages("user", "y"))]
+    with pytest.raises(LookRightError, match="a prompt is one message of the user, found: system, user"):
+        load_preferences(write(tmp_path / "p.parquet", rows))
+
+
+def test_a_missing_column_and_another_file_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet", [{"images": ["x"], "prompt": "<image>"}])
+    with pytest.raises(
+        ConfigError,
+        match=r"no form has the columns images, prompt; known are: .*pairs of TRL \(images or image, prompt, chosen",
+    ):
+        load_preferences(tmp_path / "p.parquet")
+    (tmp_path / "q.parquet").write_text("text")
+    with pytest.raises(ConfigError, match="q.parquet: not a parquet file"):
+        load_preferences(tmp_path / "q.parquet")
+    with pytest.raises(ConfigError, match="none.parquet: no such file"):
+        load_preferences(tmp_path / "none.parquet")
+
+
+def test_a_dataset_on_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [row(n) for n in range(3)]
+    features = datasets.Features(
+        {"images": datasets.Sequence(datasets.Image())}
+        | dict.fromkeys(("prompt", "chosen", "rejected"), datasets.Value("string"))
+    )
+    data = datasets.Dataset.from_list(rows, features=features)
+    data.save_to_disk(str(tmp_path / "one"))
+    loaded = load_preferences(tmp_path / "one")
+    assert [record.rejected for record in loaded.records] == [["b0"], ["b1"], ["b2"]]
+    assert loaded.pictures.open(loaded.records[2].images[1]).getpixel((0, 0)) == (2, 0, 1)
+    datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(ConfigError, match=r"holds the splits train: set data.path=.*splits/train"):
+        load_preferences(tmp_path / "splits")
