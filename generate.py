@@ -3,8 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from lookright.config.entry import launch
 from lookright.commands.generate import generate
+from lookright.config.entry import launch
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="generate")

@@ -25,17 +25,17 @@ from torch import nn
 
 from benchmarks.two_generations import answer_twice, use_two_generations
 from benchmarks.workload import SEED, Workload
+from lookright.answering.adaptive import AdaptiveDecoder
+from lookright.answering.decoder import Decoder
 from lookright.attention import use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.config.schema import register
 from lookright.packing.encode import encode_question
+from lookright.packing.question import DecoderInput
 from lookright.records.pictures import PictureFolder
 from lookright.records.readers import load_preferences
 from lookright.records.records import read_prompts
-from lookright.answering.adaptive import AdaptiveDecoder
-from lookright.answering.decoder import Decoder
-from lookright.answering.prefill import DecoderInput
 
 NUM_IMAGES = 3
 NUM_TOKENS = 32

@@ -18,10 +18,10 @@ import torch
 from benchmarks.turns import peak_mib
 from benchmarks.workload import LORA_RANK, SEED, Workload, optimization
 from lookright.backbones.llava import LlavaBackbone
-from lookright.packing.encode import encode_preference
-from lookright.records.readers import load_preferences
 from lookright.losses.build import build_loss
 from lookright.packing.batch import PackedBatch, Response, pack
+from lookright.packing.encode import encode_preference
+from lookright.records.readers import load_preferences
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair
 from lookright.reference.frozen_copy import FrozenCopy

@@ -22,12 +22,12 @@ from PIL import Image
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.config.entry import CONFIG_FOLDER
-from lookright.config.schema import register
-from lookright.records.records import read_prompts, write_jsonl
 from lookright.commands.generate import generate
 from lookright.commands.infer import infer
 from lookright.commands.train import train
+from lookright.config.entry import CONFIG_FOLDER
+from lookright.config.schema import register
+from lookright.records.records import read_prompts, write_jsonl
 from lookright.types import Preference, Prompt, Region
 from tests.tokenizer_forms import VICUNA, embedded, original_ids, scored, write_llava
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import BETA, SEED, Workload, lora, optimization
-from lookright.packing.encode import encode_preference
-from lookright.records.readers import load_preferences
 from lookright.losses.build import build_loss
 from lookright.packing.batch import PackedBatch, pack
+from lookright.packing.encode import encode_preference
+from lookright.records.readers import load_preferences
 from lookright.reference.base import ModelPair, Reference
 from lookright.training.compilation import compile_blocks
 from lookright.training.preference import PreferenceModule

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lookright.common.pictures import checked_size, decode_rgb
+from lookright.errors import RecordError
 from lookright.records.readers import load_preferences
 from lookright.records.records import write_jsonl
-from lookright.errors import RecordError
-from lookright.common.pictures import checked_size, decode_rgb
 from lookright.types import Preference
 
 SIZE = (640, 480)

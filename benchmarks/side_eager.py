@@ -15,10 +15,10 @@ from transformers import LlavaForConditionalGeneration
 
 from benchmarks.turns import Turns
 from benchmarks.workload import BETA, LEARNING_RATE, SEED, Workload, plain_lora
-from lookright.training.datamodule import PreferenceData
-from lookright.losses.attention import AttentionLoss
 from lookright.attention.band import layer_band
+from lookright.losses.attention import AttentionLoss
 from lookright.packing.batch import Example
+from lookright.training.datamodule import PreferenceData
 
 ATTENTION_WEIGHT = 0.9
 

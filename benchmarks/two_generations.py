@@ -14,7 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.cache_name import CACHE
-from lookright.answering.prefill import DecoderInput
+from lookright.packing.question import DecoderInput
 
 NAME = "two_generations"
 _factors: list[Tensor] = []

@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 from PIL import ExifTags, Image
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.commands.generate import generate
+from lookright.composing.sources.llava_json import LlavaJson
 from lookright.packing.encode import encode_question
 from lookright.records.pictures import PictureFolder
 from lookright.records.readers import load_preferences, load_prompts
-from lookright.commands.generate import generate
 from lookright.reports.pictures import open_picture, prompt_pictures
-from lookright.composing.sources.llava_json import LlavaJson
 from lookright.types import Prompt, Region
 
 SIZE = (24, 48)

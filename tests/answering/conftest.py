@@ -3,7 +3,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.answering.prefill import DecoderInput
+from lookright.packing.question import DecoderInput
 from tests.answering.slow import slow_model
 from tests.examples import lively_model, make_input
 

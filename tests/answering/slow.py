@@ -15,7 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.answering.prefill import DecoderInput
+from lookright.packing.question import DecoderInput
 from tests.plain import stock_model
 
 NAME = "slow_scaled"

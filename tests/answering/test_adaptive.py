@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookright.attention import even_ratio
-from lookright.backbones.llava import LlavaBackbone
 from lookright.answering.adaptive import AdaptiveDecoder
 from lookright.answering.decoder import Answer, Decoder, Sampling
-from lookright.answering.prefill import DecoderInput, prefill
+from lookright.answering.prefill import prefill
+from lookright.attention import even_ratio
+from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError
+from lookright.packing.question import DecoderInput
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Prompt, Region
-from tests.compare import assert_close
 from tests.answering.slow import Scaled, confidence, scaled, slow_generate, slow_model
+from tests.compare import assert_close
 from tests.examples import lively_model, shake_adapters
 
 ROUNDING = "scaled logits are taken in float32"

@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from lookright.backbones.llava import LlavaBackbone
 from lookright.answering.decoder import Answer, Decoder, Sampling
-from lookright.answering.prefill import DecoderInput, prefill
+from lookright.answering.prefill import prefill
+from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError
+from lookright.packing.question import DecoderInput
 from lookright.tuning.lora import LoraTuning
-from tests.compare import assert_close
 from tests.answering.slow import confidence, slow_generate, slow_model, stacked
+from tests.compare import assert_close
 from tests.examples import lively_model, shake_adapters
 
 ROUNDING = "float64 with float32 norms and rotary angles inside; padded rows sum in another order"

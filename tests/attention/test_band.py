@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from lookright.errors import ConfigError
 from lookright.attention.band import half_depth, layer_band
+from lookright.errors import ConfigError
 
 
 def test_default_band_of_the_papers_depth() -> None:

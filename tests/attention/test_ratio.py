@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lookright.attention import attention_ratio
-from lookright.backbones.llava import LlavaBackbone
 from lookright.attention.band import layer_band
+from lookright.backbones.llava import LlavaBackbone
 from lookright.packing.batch import Example, pack
 from lookright.packing.forward import packed_forward
 from lookright.tuning.lora import LoraTuning

@@ -13,9 +13,8 @@ from lookright.attention import TARGET, attention_ratio, even_ratio
 from lookright.backbones.base import Backbone
 from lookright.backbones.ixc25 import Ixc25Backbone
 from lookright.backbones.llava import LlavaBackbone
+from lookright.common.layouts import GRIDS, GridLayout, inset_box
 from lookright.packing.encode import look_coverage
-from lookright.composing.formats.grid_collage import GRIDS, GridLayout
-from lookright.composing.formats.pic_in_pic import inset_box
 from lookright.types import Box, Region, Size
 from tests.compare import assert_close
 

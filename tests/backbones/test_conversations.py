@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.prompts import EncodedPrompt, shared_prompt
-from lookright.records.records import read_prompts, write_jsonl
 from lookright.commands.generate import generate
 from lookright.commands.infer import infer
 from lookright.commands.train import train
+from lookright.records.records import read_prompts, write_jsonl
 from lookright.types import Preference, Prompt, Region
 from tests.examples import noise
 from tests.tokenizer_forms import CASES, FORMS, VICUNA, embedded, original_ids, scored, train_model, write_llava

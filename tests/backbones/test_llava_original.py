@@ -16,10 +16,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.llava_original import official_name, parameter_name
 from lookright.backbones.llava_stock import UNQUANTISED
+from lookright.backbones.loading import with_adapter
 from lookright.backbones.quantization import loading_arguments
 from lookright.packing.batch import pack
 from lookright.reference.base import ModelPair
-from lookright.backbones.loading import with_adapter
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.backbones.checkpoints import AUTHORS_TOWER as TOWER

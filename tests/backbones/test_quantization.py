@@ -14,6 +14,7 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.ixc25 import Ixc25Backbone
 from lookright.backbones.ixc25.tiny import write_ixc25_folder
 from lookright.backbones.llava import LlavaBackbone
+from lookright.backbones.loading import with_adapter
 from lookright.backbones.quantization import BYTES_PER_WEIGHT, CPU_LAYOUT, keep_trainable, loading_arguments
 from lookright.backbones.tiny import write_llava_folder
 from lookright.errors import ConfigError
@@ -22,7 +23,6 @@ from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reference.identity import describe_components
-from lookright.backbones.loading import with_adapter
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients

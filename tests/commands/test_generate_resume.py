@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from lookright.common.jsonl import AppendOnly
 from lookright.errors import ConfigError, LookRightError
-from lookright.common.streams import AppendOnly
 
 Run = Callable[..., Path]
 FILES = ("instructions.jsonl", "skipped.jsonl", "answers.jsonl", "preferences.jsonl", "summary.json", "source.json")

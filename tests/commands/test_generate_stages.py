@@ -10,10 +10,10 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from lookright.common.answers import same_answer
 from lookright.backbones.llava import LlavaBackbone
-from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.commands.generate import generate
+from lookright.common.answers import same_answer
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.selection.attention import THRESHOLDS
 
 Run = Callable[..., Path]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lookright.errors import LookRightError
 from lookright.commands import generate as generation_run
+from lookright.errors import LookRightError
 from tests.commands.conftest import Run
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from lookright.records.records import write_jsonl
-from lookright.errors import LookRightError
-from lookright.evaluation import run as inference_run
+from lookright.commands import infer as infer_command
 from lookright.commands.infer import infer
+from lookright.errors import LookRightError
+from lookright.records.records import write_jsonl
 from tests.commands.test_infer import question
 
 
@@ -29,7 +29,7 @@ def answered(
     """Run infer.py; the pictures `gone` go when the weights load, after the check."""
 
     def run(*overrides: str, gone: tuple[str, ...] = (), at: str = "load_policy") -> dict[str, Any]:
-        real = getattr(inference_run, at)
+        real = getattr(infer_command, at)
 
         def vanish(*values: Any, **options: Any) -> Any:
             for name in gone:
@@ -37,7 +37,7 @@ def answered(
             return real(*values, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(inference_run, at, vanish)
+            patch.setattr(infer_command, at, vanish)
             return infer(
                 composed(
                     "infer",

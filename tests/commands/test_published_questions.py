@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from lookright.errors import ConfigError
 from lookright.commands.infer import infer
+from lookright.errors import ConfigError
 from tests.published import OLD, blobs
 
 QUESTIONS = [

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.errors import ConfigError, LookRightError
+from lookright.commands.train import train
 from lookright.config.made_by import read_made_by
+from lookright.errors import ConfigError, LookRightError
 from lookright.reports.training import read_columns
 from lookright.training.preference import PreferenceModule, held_out_means
-from lookright.commands.train import train
 
 Compose = Callable[..., DictConfig]
 

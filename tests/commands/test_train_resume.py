@@ -12,9 +12,9 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from lookright.commands.train import train
 from lookright.errors import ConfigError
 from lookright.training.preference import PreferenceModule
-from lookright.commands.train import train
 
 Compose = Callable[..., DictConfig]
 

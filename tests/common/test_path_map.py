@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lookright.errors import ConfigError, RecordError
 from lookright.common.path_map import PathMap
+from lookright.errors import ConfigError, RecordError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from lookright.errors import RecordError
 from lookright.common.pictures import MAX_ASPECT, MAX_PIXELS, as_rgb, checked_size, decode_rgb, limits_fault, open_rgb
+from lookright.errors import RecordError
 from tests.peak import peak_megabytes
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 import pytest
 from PIL import Image
 
-from lookright.errors import ConfigError, RecordError
 from lookright.composing.companions import CompanionDrawer, RandomCompanions, SameQuestionCompanions, Shortfall
 from lookright.composing.formats.grid_collage import GridCollage
 from lookright.composing.formats.pic_in_pic import PicInPic
-from lookright.composing.plan import PromptPlanner
 from lookright.composing.formats.sequence import SequenceFormat
+from lookright.composing.plan import PromptPlanner
 from lookright.composing.sources.base import Source, Split, normalise
 from lookright.composing.sources.easy_vqa import EasyVqa
 from lookright.composing.sources.fashion_mnist import FashionMnist
+from lookright.errors import ConfigError, RecordError
 from lookright.types import SourceRow
 
 MakeSource = Callable[..., Source]

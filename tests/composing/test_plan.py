@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lookright.errors import ConfigError
-from lookright.composing.formats.base import Composer
 from lookright.composing.companions import CompanionDrawer, RandomCompanions, SameQuestionCompanions
+from lookright.composing.formats.base import Composer
 from lookright.composing.formats.grid_collage import GridCollage
 from lookright.composing.formats.pic_in_pic import PicInPic
-from lookright.composing.plan import PromptPlan, PromptPlanner, compose_plan
 from lookright.composing.formats.sequence import SequenceFormat
 from lookright.composing.formats.single import SingleImage
+from lookright.composing.plan import PromptPlan, PromptPlanner, compose_plan
 from lookright.composing.sources.base import Source, Split
 from lookright.composing.sources.easy_vqa import EasyVqa
+from lookright.errors import ConfigError
 
 MakeSource = Callable[..., Source]
 

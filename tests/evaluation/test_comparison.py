@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from lookright.config.made_by import MadeBy
 from lookright.errors import ConfigError
 from lookright.evaluation.comparison import compare_runs
 from lookright.evaluation.error_kinds import wrong_kind
 from lookright.evaluation.intervals import wilson
-from lookright.config.made_by import MadeBy
 
 
 def line(number: int, prediction: str, **facts: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.errors import RecordError
 from lookright.packing.encode import encode_answer, encode_preference, encode_question, region_coverage, row_length
 from lookright.records.readers import RecordSet, load_preferences
-from lookright.errors import RecordError
 from lookright.types import Prompt, Region
 from tests.examples import write_pairs
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.errors import ConfigError
 from lookright.composing.formats.grid_collage import GridCollage
 from lookright.composing.formats.pic_in_pic import PicInPic
 from lookright.composing.formats.sequence import SequenceFormat
 from lookright.composing.formats.single import SingleImage
+from lookright.composing.sources.fashion_mnist import CLASS_NAMES, FashionMnist
+from lookright.errors import ConfigError
 from lookright.pretraining.data import PhaseDataset, PretrainData, VisionBatch, collate
 from lookright.pretraining.fresh import fresh_llava
 from lookright.pretraining.initialization import initialise
@@ -19,7 +20,6 @@ from lookright.pretraining.module import PretrainModule
 from lookright.pretraining.muon import MUON_SHARE, MuonAdamW, orthogonalised
 from lookright.pretraining.phases import Phase
 from lookright.pretraining.prompts import PictureLabels, PromptMaker
-from lookright.composing.sources.fashion_mnist import CLASS_NAMES, FashionMnist
 from lookright.training.optimization import Optimization
 from lookright.types import IMAGE_PLACEHOLDER
 

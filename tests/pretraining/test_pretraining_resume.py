@@ -9,8 +9,8 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from lookright.pretraining.module import PretrainModule
 from lookright.commands.train import train
+from lookright.pretraining.module import PretrainModule
 
 Compose = Callable[..., DictConfig]
 PHASES = ", ".join(

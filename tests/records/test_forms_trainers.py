@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lookright.records.readers import RecordSet, load_preferences
 from lookright.errors import ConfigError, LookRightError
+from lookright.records.readers import RecordSet, load_preferences
 from lookright.types import Preference
 from tests.published import blobs
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lookright.composing.formats.pic_in_pic import PHRASES
 from lookright.records.geometry import infer_geometry, named_image, picture_in_cell, speaks_of_inset
 from lookright.records.pictures import PictureFolder
-from lookright.composing.formats.pic_in_pic import PHRASES
 from lookright.types import Size
 from tests.published import COLLAGE_SIZES, GRID, blobs, collage
 

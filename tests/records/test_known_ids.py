@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from lookright.records.known_ids import KnownIds
 from lookright.errors import RecordError
+from lookright.records.known_ids import KnownIds
 
 
 def of_others(ids: KnownIds, name: str) -> str:

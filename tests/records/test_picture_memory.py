@@ -11,11 +11,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from lookright.common import pictures as rules
+from lookright.errors import LookRightError, RecordError
 from lookright.records.picture_memory import PictureMemory, cache_folder, content_key, file_key
 from lookright.records.pictures import PictureFolder
 from lookright.records.readers import load_preferences, load_prompts
 from lookright.records.records import write_jsonl
-from lookright.errors import LookRightError, RecordError
 from lookright.types import Preference, Prompt, Region
 
 

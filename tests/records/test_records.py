@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from lookright.common.jsonl import cut_torn_line
+from lookright.errors import ConfigError, RecordError
 from lookright.records.records import (
-    cut_torn_line,
     preference_from_dict,
     prompt_from_dict,
     read_preferences,
@@ -12,7 +13,6 @@ from lookright.records.records import (
     to_dict,
     write_jsonl,
 )
-from lookright.errors import ConfigError, RecordError
 from lookright.types import Preference, Prompt, Region
 
 REGION = Region(picture=0, box=(0, 0, 4, 2.5), source="s/1")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lookright.common.path_map import PathMap
+from lookright.errors import LookRightError
 from lookright.records.readers import RecordSet, load_preferences, load_prompts
 from lookright.records.records import write_jsonl
-from lookright.errors import LookRightError
-from lookright.common.path_map import PathMap
 from lookright.types import Preference
 from tests.published import GRID, OLD, blobs, pair, write_published
 

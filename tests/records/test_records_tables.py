@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lookright.records.readers import load_preferences
 from lookright.errors import ConfigError, LookRightError
+from lookright.records.readers import load_preferences
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

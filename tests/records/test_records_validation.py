@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lookright.records.readers import load_preferences, load_prompts
 from lookright.errors import ConfigError, LookRightError
+from lookright.records.readers import load_preferences, load_prompts
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from torch import Tensor
 
 import lookright.reference.cached
 from lookright.backbones.llava import LlavaBackbone
-from lookright.training.datamodule import PreferenceData
-from lookright.records.records import write_jsonl
 from lookright.packing.batch import PackedBatch
+from lookright.records.records import write_jsonl
 from lookright.reference.base import ModelPair, Preparation, Reference
 from lookright.reference.cached import CachedLogps
+from lookright.training.datamodule import PreferenceData
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Preference
 from tests.examples import SIZES, lively_model, noise

@@ -8,13 +8,13 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.training.datamodule import PreferenceData
 from lookright.errors import LookRightError
 from lookright.packing.batch import move
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import TOLERANCE, CachedLogps
 from lookright.reference.frozen_copy import FrozenCopy
+from lookright.training.datamodule import PreferenceData
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.examples import lively_model, shake_adapters

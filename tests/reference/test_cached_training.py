@@ -8,6 +8,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.commands.tasks import PreferenceTask
 from lookright.losses.build import build_loss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
@@ -15,7 +16,6 @@ from lookright.reference.cached import CachedLogps
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
-from lookright.commands.tasks import PreferenceTask
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.reference.cached_parts import counted_passes, load_data, make_pair, write_data

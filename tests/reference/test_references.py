@@ -5,11 +5,12 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.backbones.loading import bare_model
 from lookright.errors import ConfigError
 from lookright.packing.batch import pack
 from lookright.packing.forward import packed_forward
 from lookright.reference.adapter_off import AdapterOff
-from lookright.reference.base import ModelPair, bare_model
+from lookright.reference.base import ModelPair
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning

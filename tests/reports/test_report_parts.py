@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookright.records.pictures import PictureFolder
-from lookright.evaluation.intervals import Estimate
 from lookright.config.made_by import MadeBy
+from lookright.evaluation.intervals import Estimate
+from lookright.records.pictures import PictureFolder
 from lookright.reports.cells import made_by_entries, p_text, ratio_text, score_line, signed, with_range
 from lookright.reports.charts import (
     MOST_POINTS,

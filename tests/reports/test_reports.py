@@ -9,10 +9,10 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from lookright.records.pictures import PictureFolder
+from lookright.config.made_by import MadeBy
 from lookright.evaluation.comparison import compare_runs
 from lookright.evaluation.metrics import Metrics
-from lookright.config.made_by import MadeBy
+from lookright.records.pictures import PictureFolder
 from lookright.reports.comparison import comparison_html, comparison_text, write_comparison
 from lookright.reports.examples import Example, ShownAnswer
 from lookright.reports.generation import GenerationReport

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.training.datamodule import PreferenceData
 from lookright.errors import ConfigError, LookRightError
 from lookright.packing.batch import PackedBatch, pack
+from lookright.training.datamodule import PreferenceData
 from tests.examples import write_pairs
 from tests.published import OLD, write_published
 

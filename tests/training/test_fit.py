@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.training.datamodule import PreferenceData
 from lookright.losses.build import build_loss
 from lookright.packing.batch import PackedBatch
 from lookright.reference.frozen_copy import FrozenCopy
+from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import count_steps
 from lookright.training.preference import PreferenceModule
 from lookright.training.trainer import TrainerSettings

@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.training.datamodule import PreferenceData
+from lookright.commands import train as run
+from lookright.commands.tasks import PreferenceTask
 from lookright.errors import LookRightError, RecordError
 from lookright.packing.batch import PackedBatch, empty_batch, pack
 from lookright.reference.base import Preparation
 from lookright.reference.cached import CachedLogps
-from lookright.commands import train as run
+from lookright.training.datamodule import PreferenceData
 from lookright.training.preference import PreferenceModule
-from lookright.commands.tasks import PreferenceTask
 from tests.training.parts import make_module, snapshot
 from tests.training.test_fit import fit
 

@@ -3,8 +3,8 @@ from collections import Counter
 
 import pytest
 
-from lookright.training.sampler import PairBatchSampler
 from lookright.errors import ConfigError
+from lookright.training.sampler import PairBatchSampler
 
 LENGTHS = [random.Random(0).randint(20, 400) for _ in range(101)]
 

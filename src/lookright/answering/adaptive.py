@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from lookright.attention import SOURCES, TARGET, ImageScaling, scaled_image_attention
-from lookright.backbones.base import Backbone
 from lookright.answering.decoder import Decoder, Sampling
 from lookright.answering.prefill import Prefill
-from lookright.errors import ConfigError
+from lookright.attention import SOURCES, TARGET, ImageScaling, scaled_image_attention
 from lookright.attention.band import layer_band
+from lookright.backbones.base import Backbone
+from lookright.errors import ConfigError
 from lookright.types import Prompt
 
 _NO_TARGET = "has no target with regions that are known; set decode.scope=all"

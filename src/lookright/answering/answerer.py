@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lookright.backbones.base import Backbone
-from lookright.packing.encode import encode_question
-from lookright.records.pictures import Pictures
 from lookright.answering.decoder import Answer, Decoder
-from lookright.answering.prefill import DecoderInput
-from lookright.errors import RecordError
 from lookright.answering.noise import TargetNoise
-from lookright.packing.logprobs import RATIO_ROWS
-from lookright.packing.batch import Example, Response, move, pack
-from lookright.packing.forward import packed_forward
-from lookright.reference.base import bare_model
+from lookright.backbones.base import Backbone
+from lookright.backbones.loading import bare_model
 from lookright.common.streams import batches
+from lookright.errors import RecordError
+from lookright.packing.batch import Example, Response, move, pack
+from lookright.packing.encode import encode_question
+from lookright.packing.forward import packed_forward
+from lookright.packing.logprobs import RATIO_ROWS
+from lookright.packing.question import DecoderInput
+from lookright.records.pictures import Pictures
 from lookright.types import Prompt, Size
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from lookright.answering.prefill import Prefill, prefill
 from lookright.backbones.base import Backbone
 from lookright.backbones.cache_name import CACHE
-from lookright.answering.prefill import DecoderInput, Prefill, prefill
+from lookright.backbones.loading import bare_model
 from lookright.errors import ConfigError
-from lookright.reference.base import bare_model
+from lookright.packing.question import DecoderInput
 from lookright.types import Prompt
 
 

@@ -2,14 +2,14 @@
 
 import torch
 
+from lookright.answering.answerer import Answerer
 from lookright.attention import RowRecorder
 from lookright.backbones.base import Backbone
-from lookright.packing.encode import encode_answer
-from lookright.records.pictures import Pictures
-from lookright.answering.answerer import Answerer
+from lookright.backbones.loading import bare_model
 from lookright.packing.batch import move, pack
+from lookright.packing.encode import encode_answer
 from lookright.packing.forward import decoder_rows
-from lookright.reference.base import bare_model
+from lookright.records.pictures import Pictures
 from lookright.types import Footprint, Prompt
 
 PictureHeat = list[tuple[Footprint, float]]

@@ -10,19 +10,7 @@ from transformers import DynamicCache
 
 from lookright.backbones.base import Backbone, EncodedPrompt
 from lookright.backbones.cache_name import CACHE
-
-
-@dataclass(slots=True, kw_only=True)
-class DecoderInput:
-    """A prompt to answer.
-
-    `pixels`: one float32[3, H, W] a picture; `coverage`: float32[L, 2], share of each prompt token that the
-    target and that all source images cover, None where that is unknown.
-    """
-
-    prompt: EncodedPrompt
-    pixels: list[Tensor]
-    coverage: Tensor | None = None
+from lookright.packing.question import DecoderInput
 
 
 @dataclass(slots=True, kw_only=True)

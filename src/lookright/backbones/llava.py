@@ -19,8 +19,8 @@ from lookright.backbones.grid import GridMap
 from lookright.backbones.llava_layouts import SpecialTokens, find_layout
 from lookright.backbones.quantization import check_quantization, keep_trainable
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
-from lookright.errors import ConfigError
 from lookright.common.pictures import as_rgb
+from lookright.errors import ConfigError
 from lookright.types import Size
 
 

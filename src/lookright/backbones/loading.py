@@ -56,3 +56,8 @@ def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, d
     model = backbone.build(dtype=dtype)
     policy = model if adapter is None else with_adapter(model, adapter)
     return policy.to(device).eval().requires_grad_(False)
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model under a PEFT wrapper; its layers carry the adapters."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -10,22 +10,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.answering.answerer import Answerer
+from lookright.backbones.loading import load_policy
+from lookright.commands.generate_parts import GenerationParts
+from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
+from lookright.common.streams import in_threads, progress
+from lookright.composing.compose import compose, make_lots
+from lookright.composing.workspace import Workspace, open_workspace
 from lookright.config.entry import with_output
+from lookright.config.made_by import described_values, made_by
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
 from lookright.records.pictures import PictureFolder
 from lookright.records.readers import BAR_AFTER
 from lookright.records.records import prompt_from_dict, to_dict
 from lookright.records.validate import BadRecords, OnBadRecord
-from lookright.errors import ConfigError, LookRightError, RecordError
-from lookright.answering.answerer import Answerer
-from lookright.composing.compose import compose, make_lots
-from lookright.commands.generate_parts import GenerationParts
-from lookright.selection.select import merge_shards, rows, select
-from lookright.composing.workspace import Workspace, open_workspace
-from lookright.config.made_by import described_values, made_by
 from lookright.reports.generation import GenerationReport
-from lookright.backbones.loading import load_policy
-from lookright.common.streams import AppendOnly, in_threads, progress, read_lines, write_atomically
+from lookright.selection.select import merge_shards, rows, select
 from lookright.types import Prompt
 
 

@@ -5,19 +5,19 @@ from collections.abc import Callable
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
-from lookright.config.check import Problems
-from lookright.records.validate import BadRecords
-from lookright.errors import ConfigError
-from lookright.composing.formats.base import Composer
+from lookright.backbones.loading import check_adapter, pick_device, torch_dtype
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
-from lookright.composing.workspace import workspace_of
-from lookright.packing.logprobs import check_rows
-from lookright.attention.band import one_layer
-from lookright.backbones.loading import check_adapter, pick_device, torch_dtype
-from lookright.selection.pipeline import SelectionPipeline
+from lookright.composing.formats.base import Composer
 from lookright.composing.sources.base import Source, Split
+from lookright.composing.workspace import workspace_of
+from lookright.config.check import Problems
+from lookright.errors import ConfigError
+from lookright.packing.logprobs import check_rows
+from lookright.records.validate import BadRecords
+from lookright.selection.pipeline import SelectionPipeline
 
 STAGES = ("compose", "answer", "select")
 

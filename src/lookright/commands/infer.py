@@ -9,26 +9,27 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.common.answers import same_answer
+from lookright.answering.answerer import Answerer, ScoredAnswer
+from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
+from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.common.answers import same_answer
+from lookright.common.jsonl import AppendOnly, read_lines
+from lookright.common.streams import progress
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
-from lookright.records.pictures import Pictures
+from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
-from lookright.answering.answerer import Answerer, ScoredAnswer
 from lookright.evaluation.error_kinds import error_kind, wrong_kind
-from lookright.reports.compared_examples import shown_answer
 from lookright.evaluation.matching import is_correct
 from lookright.evaluation.metrics import Metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
-from lookright.attention.band import one_layer
-from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.records.pictures import Pictures
+from lookright.reports.compared_examples import shown_answer
 from lookright.reports.examples import Example
 from lookright.reports.inference import write_inference
 from lookright.reports.sampling import Spread
-from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
-from lookright.common.streams import AppendOnly, progress, read_lines
 from lookright.types import Prompt
 
 

@@ -13,15 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from lookright.attention.band import layer_band
 from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
-from lookright.training.datamodule import PreferenceData
 from lookright.errors import ConfigError
-from lookright.attention.band import layer_band
 from lookright.losses.composite import CompositeLoss
 from lookright.reference.base import ModelPair, Preparation
 from lookright.reports.training import HeldOutPair
 from lookright.training.base import TunedModule
+from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
 

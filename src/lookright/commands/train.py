@@ -17,17 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.base import Backbone
+from lookright.backbones.loading import torch_dtype
+from lookright.commands.tasks import RunParts, Task
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
-from lookright.errors import ConfigError
 from lookright.config.made_by import describe_data, described_values, made_by
+from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair, write_training
-from lookright.backbones.loading import torch_dtype
 from lookright.training.compilation import compile_blocks
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger, close, with_metrics_file
 from lookright.training.optimization import Optimization, count_steps
 from lookright.training.plan import print_plan
-from lookright.commands.tasks import RunParts, Task
 from lookright.training.trainer import TrainerSettings
 
 CONFIG_FILE = "config.yaml"

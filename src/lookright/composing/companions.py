@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Literal, get_args
 
-from lookright.errors import ConfigError, RecordError
 from lookright.composing.sources.base import Source, Split, normalise
+from lookright.errors import ConfigError, RecordError
 from lookright.types import SourceRow
 
 Within = Literal["split", "folder"]

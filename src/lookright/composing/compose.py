@@ -7,15 +7,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from lookright.common.jsonl import AppendOnly
+from lookright.common.streams import progress
+from lookright.composing.companions import CompanionDrawer
+from lookright.composing.formats.base import Composer
+from lookright.composing.plan import PromptPlan, PromptPlanner, compose_plan
+from lookright.composing.sources.base import Source, Split
+from lookright.composing.workspace import ONE_LOT, Workspace
+from lookright.errors import ConfigError, RecordError
 from lookright.records.records import to_dict
 from lookright.records.validate import OnBadRecord
-from lookright.errors import ConfigError, RecordError
-from lookright.composing.formats.base import Composer
-from lookright.composing.companions import CompanionDrawer
-from lookright.composing.plan import PromptPlan, PromptPlanner, compose_plan
-from lookright.composing.workspace import ONE_LOT, Workspace
-from lookright.composing.sources.base import Source, Split
-from lookright.common.streams import AppendOnly, progress
 from lookright.types import Prompt
 
 Outcome = Prompt | RecordError

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lookright.errors import ConfigError, RecordError
-from lookright.composing.formats.base import Composer, normalised_mixture
 from lookright.composing.companions import CompanionDrawer, RandomCompanions
+from lookright.composing.formats.base import Composer, normalised_mixture
 from lookright.composing.sources.base import Source, Split
+from lookright.errors import ConfigError, RecordError
 from lookright.types import Prompt, SourceRow
 
 PAPER_WEIGHTS = {"sequence": 15.1, "grid_collage": 9.3, "pic_in_pic": 4.5, "single_image": 1.0}

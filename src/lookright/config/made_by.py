@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lookright.config.entry import given_overrides
 
 MADE_BY_FILE = "made_by.json"
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def register() -> None:
     store.store(name="infer_schema", node=InferConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver(
-        "sample", lambda name: str(Path(__file__).parents[1] / "data" / "sample" / name), replace=True
+        "sample", lambda name: str(Path(__file__).parents[1] / "records" / "sample" / name), replace=True
     )
     OmegaConf.register_new_resolver(
         "asset", lambda name: str(Path(__file__).parents[1] / "backbones" / "assets" / name), replace=True

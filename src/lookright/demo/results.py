@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lookright.common.jsonl import read_lines, write_atomically
 from lookright.demo import commands
 from lookright.evaluation.comparison import Comparison, Group, compare_runs
 from lookright.evaluation.intervals import Estimate
-from lookright.common.streams import read_lines, write_atomically
 
 FORMATS = ("sequence", "grid_collage", "pic_in_pic", "multi_image", "single_image")
 

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lookright.common.jsonl import read_lines
+from lookright.config.made_by import MadeBy, read_made_by
 from lookright.errors import ConfigError
 from lookright.evaluation.error_kinds import wrong_kind
 from lookright.evaluation.intervals import Estimate, RunningMean, mean_of_proportions, wilson
 from lookright.evaluation.metrics import MULTI_IMAGE, SINGLE_IMAGE, ChanceLevel, format_order
 from lookright.evaluation.paired import Change, mcnemar, paired_difference
-from lookright.config.made_by import MadeBy, read_made_by
-from lookright.common.streams import read_lines
 
 Line = Mapping[str, Any]
 """A line of predictions.jsonl."""

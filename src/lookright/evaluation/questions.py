@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lookright.backbones.base import Backbone
+from lookright.common.path_map import PathMap
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
 from lookright.records.known_ids import KnownIds
 from lookright.records.pictures import Pictures
 from lookright.records.readers import load_prompts
 from lookright.records.validate import BadRecords, OnBadRecord
-from lookright.errors import ConfigError, LookRightError, RecordError
-from lookright.common.path_map import PathMap
 from lookright.types import Prompt
 
 log = logging.getLogger(__name__)

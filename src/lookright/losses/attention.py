@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lookright.errors import ConfigError
-from lookright.packing.logprobs import RATIO_ROWS, check_rows
 from lookright.losses.base import PairScores, in_range, widen
+from lookright.packing.logprobs import RATIO_ROWS, check_rows
 
 
 class AttentionLoss:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lookright.errors import ConfigError
-from lookright.packing.logprobs import RATIO_ROWS
 from lookright.losses.base import PairScores, Term, in_range
+from lookright.packing.logprobs import RATIO_ROWS
 
 
 class CompositeLoss:

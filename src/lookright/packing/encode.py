@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lookright.backbones.base import Backbone, EncodedPrompt
 from lookright.common.boxes import disjoint
-from lookright.records.pictures import Pictures
-from lookright.answering.prefill import DecoderInput
 from lookright.errors import RecordError
 from lookright.packing.batch import Example, Response
+from lookright.packing.question import DecoderInput
+from lookright.records.pictures import Pictures
 from lookright.types import Preference, Prompt, Region, Size
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lookright.attention import PackedCall, RowRecorder, attention_ratio
 from lookright.backbones.base import Backbone
-from lookright.packing.logprobs import sum_by_response, token_logps
 from lookright.packing.batch import PackedBatch
+from lookright.packing.logprobs import sum_by_response, token_logps
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,13 +13,13 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from lookright.backbones.base import Backbone, TokenMap
 from lookright.backbones.prompts import shared_prompt
-from lookright.packing.encode import region_coverage
-from lookright.training.loader import ResumableLoader
 from lookright.composing.formats.base import Composer
+from lookright.composing.sources.base import Source, Split
 from lookright.packing.batch import Example, PackedBatch, Response, pack
+from lookright.packing.encode import region_coverage
 from lookright.pretraining.phases import Phase
 from lookright.pretraining.prompts import AskedPrompt, PictureLabels, PromptMaker
-from lookright.composing.sources.base import Source, Split
+from lookright.training.loader import ResumableLoader
 from lookright.types import Region
 
 MIN_COVERAGE = 0.3

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from lookright.attention import RowRecorder
-from lookright.backbones.base import Backbone
-from lookright.packing.logprobs import sum_by_response, token_logps
-from lookright.losses.attention import AttentionLoss
 from lookright.attention.band import layer_band
+from lookright.backbones.base import Backbone
+from lookright.losses.attention import AttentionLoss
 from lookright.packing.forward import decoder_rows
+from lookright.packing.logprobs import sum_by_response, token_logps
 from lookright.pretraining.data import AskedBatch, VisionBatch
 from lookright.pretraining.initialization import initialise
 from lookright.pretraining.muon import MuonAdamW

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageChops, ImageOps
 
-from lookright.errors import RecordError
-from lookright.composing.formats.base import Composed, Composer, OpenPicture, lower_first
 from lookright.composing.companions import RandomCompanions, SameQuestionCompanions
-from lookright.pretraining.phases import Phase
+from lookright.composing.formats.base import Composed, Composer, OpenPicture, lower_first
 from lookright.composing.sources.base import Source, Split
+from lookright.errors import RecordError
+from lookright.pretraining.phases import Phase
 from lookright.types import Region, SourceRow
 
 MAX_SHIFT = 0.07

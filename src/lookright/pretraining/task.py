@@ -6,10 +6,10 @@ from lightning import LightningDataModule
 from omegaconf import DictConfig
 
 from lookright.backbones.base import Backbone
+from lookright.commands.tasks import RunParts, Task
 from lookright.errors import ConfigError
 from lookright.pretraining.initialization import initialise
 from lookright.pretraining.module import PretrainModule
-from lookright.commands.tasks import RunParts, Task
 
 
 class PretrainTask(Task):

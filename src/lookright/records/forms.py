@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic
 
+from lookright.common.path_map import PathMap
+from lookright.errors import RecordError
 from lookright.records.geometry import INFERRED, Geometry, infer_geometry
 from lookright.records.messages import is_messages, plain_prompt
 from lookright.records.pictures import CheckedPictures, HeldCells, embedded, picture_cells, picture_name
 from lookright.records.records import Record, RecordType, preference_from_dict, prompt_from_dict
-from lookright.errors import RecordError
-from lookright.common.path_map import PathMap
-from lookright.composing.sources.llava_json import num_turns, turn_texts
+from lookright.records.turns import num_turns, turn_texts
 from lookright.types import IMAGE_PLACEHOLDER, Preference, Prompt
 
 OWN_MARKS = {"target", "regions", "provenance"}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from lookright.errors import RecordError
 from lookright.records.forms import Form, Row, row_geometry
 from lookright.records.geometry import INFERRED
 from lookright.records.messages import (
@@ -15,7 +16,6 @@ from lookright.records.messages import (
     shared_prompt,
 )
 from lookright.records.records import preference_from_dict
-from lookright.errors import RecordError
 from lookright.types import IMAGE_PLACEHOLDER, Preference
 
 GEOMETRY = ("format", "target", "regions")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from lookright.common.layouts import GRIDS, GridLayout, inset_box
 from lookright.records.pictures import CheckedPictures
-from lookright.composing.formats.grid_collage import GRIDS, GridLayout
-from lookright.composing.formats.pic_in_pic import inset_box
 from lookright.types import IMAGE_PLACEHOLDER, Region, Size
 
 INFERRED = {"geometry": "inferred"}

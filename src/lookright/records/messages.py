@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lookright.records.validate import FOREIGN_PLACEHOLDERS
 from lookright.errors import RecordError
+from lookright.records.validate import FOREIGN_PLACEHOLDERS
 from lookright.types import IMAGE_PLACEHOLDER
 
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from lookright.records.picture_memory import PictureMemory, content_key, file_key
-from lookright.errors import RecordError
 from lookright.common.pictures import checked_size, decode_rgb, leaves_folder, limits_fault
+from lookright.errors import RecordError
+from lookright.records.picture_memory import PictureMemory, content_key, file_key
 from lookright.types import Size
 
 

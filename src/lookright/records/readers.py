@@ -9,6 +9,10 @@ from typing import Any, Generic
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lookright.common.jsonl import numbered_lines, parse_line
+from lookright.common.path_map import PathMap
+from lookright.common.streams import in_threads, progress
+from lookright.errors import ConfigError, RecordError
 from lookright.records.forms import (
     Form,
     LlavaPrompt,
@@ -24,12 +28,9 @@ from lookright.records.forms_trainers import AlpacaPreference, ShareGptPreferenc
 from lookright.records.geometry import INFERRED
 from lookright.records.known_ids import KnownIds
 from lookright.records.pictures import HeldCells, PictureFolder, Pictures, TablePictures
-from lookright.records.records import Record, RecordType, numbered_lines, parse_line
+from lookright.records.records import Record, RecordType
 from lookright.records.tables import Table, open_table
 from lookright.records.validate import BadRecords, OnBadRecord, check_record
-from lookright.errors import ConfigError, RecordError
-from lookright.common.path_map import PathMap
-from lookright.common.streams import in_threads, progress
 from lookright.types import Preference, Prompt
 
 PREFERENCES: tuple[Form[Preference], ...] = (

@@ -1,13 +1,13 @@
 """Prompts and preferences as JSON lines."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lookright.errors import ConfigError, RecordError
+from lookright.common.jsonl import numbered_lines, parse_line
+from lookright.errors import RecordError
 from lookright.types import Preference, Prompt, Region
 
 Record = Prompt | Preference
@@ -54,40 +54,6 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
 def read_preferences(path: Path) -> Iterator[Preference]:
     """Records of a file that this package wrote. Raises RecordError naming file and line."""
     return _read_lines(path, preference_from_dict)
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`file:line` and text of every line that is not blank. Raises ConfigError for a missing file."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path}:{number}", line
-
-
-def parse_line(line: str) -> Any:
-    """One json value. Raises RecordError (reason `json`)."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise RecordError("json", f"not valid json ({error}): {line.strip()[:80]!r}") from error
-
-
-def cut_torn_line(path: Path) -> int:
-    """Cut a last line without line feed, as a killed writer leaves it; returns the bytes cut."""
-    with path.open("rb+") as file:
-        position = size = file.seek(0, os.SEEK_END)
-        while position:
-            step = min(65536, position)
-            file.seek(position - step)
-            found = file.read(step).rfind(b"\n")
-            if found >= 0:
-                position = position - step + found + 1
-                break
-            position -= step
-        file.truncate(position)
-    return size - position
 
 
 def _read_lines(path: Path, convert: Callable[[Any], RecordType]) -> Iterator[RecordType]:

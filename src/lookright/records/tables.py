@@ -5,8 +5,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
-from lookright.records.pictures import picture_cells
 from lookright.errors import ConfigError
+from lookright.records.pictures import picture_cells
 
 _READING = Lock()
 """Held while a row group is read, so that threads that want the same one read it once; of no table, which pickle."""

@@ -5,9 +5,9 @@ import re
 from collections import Counter
 from typing import Literal, get_args
 
+from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.records.pictures import Pictures
 from lookright.records.records import Record
-from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.types import IMAGE_PLACEHOLDER, Preference, Region, Size
 
 OnBadRecord = Literal["error", "skip"]

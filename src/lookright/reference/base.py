@@ -6,19 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.base import Backbone
+from lookright.backbones.loading import bare_model
 from lookright.packing.batch import PackedBatch
 from lookright.packing.forward import PackedOutput, packed_forward
-
-
-def bare_model(model: nn.Module) -> nn.Module:
-    """The model under a PEFT wrapper; its layers carry the adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @dataclass(slots=True, kw_only=True)

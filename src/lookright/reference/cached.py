@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from peft import PeftModel
 from torch import Tensor
 
+from lookright.common.streams import progress
 from lookright.errors import ConfigError, LookRightError
 from lookright.packing.batch import PackedBatch, move
 from lookright.packing.forward import packed_forward
@@ -22,7 +23,6 @@ from lookright.reference.identity import (
     library_versions,
 )
 from lookright.reference.store import LogpStore
-from lookright.common.streams import progress
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats per square root of a response's tokens by which a recomputed sum may differ.

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lookright.backbones.loading import bare_model
 from lookright.packing.batch import PackedBatch
 from lookright.packing.forward import packed_forward
-from lookright.reference.base import ModelPair, Reference, bare_model
+from lookright.reference.base import ModelPair, Reference
 
 
 class FrozenCopy(Reference):

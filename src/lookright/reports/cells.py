@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lookright.evaluation.intervals import Estimate
 from lookright.config.made_by import MadeBy
+from lookright.evaluation.intervals import Estimate
 
 FORMAT_TITLES = {
     "sequence": "Sequence",

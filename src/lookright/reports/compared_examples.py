@@ -7,17 +7,17 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.records.pictures import Pictures
-from lookright.errors import ConfigError
 from lookright.answering.answerer import Answerer
-from lookright.evaluation.comparison import read_predictions
 from lookright.answering.heat import attention_heat
+from lookright.attention.band import one_layer
+from lookright.backbones.loading import load_policy, pick_device, torch_dtype
+from lookright.errors import ConfigError
+from lookright.evaluation.comparison import read_predictions
 from lookright.evaluation.metrics import format_order
 from lookright.evaluation.questions import Questions
-from lookright.attention.band import one_layer
+from lookright.records.pictures import Pictures
 from lookright.reports.examples import Example, ShownAnswer
 from lookright.reports.sampling import Spread
-from lookright.backbones.loading import load_policy, pick_device, torch_dtype
 from lookright.types import Prompt
 
 Place = tuple[Pictures, Prompt]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookright.records.pictures import Pictures
 from lookright.config.made_by import MadeBy
+from lookright.records.pictures import Pictures
 from lookright.reports.cells import Cell, Table, format_title, made_by_entries, score_line
 from lookright.reports.charts import Drawing, histogram
 from lookright.reports.examples import Card, prompt_card

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lookright.config.made_by import MadeBy
 from lookright.evaluation.error_kinds import ERROR_KINDS
 from lookright.evaluation.metrics import format_order
-from lookright.config.made_by import MadeBy
 from lookright.reports.cells import (
     Cell,
     Table,

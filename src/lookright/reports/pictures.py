@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from lookright.records.pictures import Pictures
-from lookright.errors import RecordError
 from lookright.common.pictures import as_rgb
+from lookright.errors import RecordError
+from lookright.records.pictures import Pictures
 from lookright.reports.heat import HeatValues, css_gradient, heat_levels, heat_peak, overlay
 from lookright.types import Box, Preference, Prompt
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookright.records.records import prompt_from_dict, to_line
-from lookright.errors import LookRightError
+from lookright.common.jsonl import read_lines, write_atomically
 from lookright.composing.workspace import Workspace
+from lookright.errors import LookRightError
+from lookright.records.records import prompt_from_dict, to_line
 from lookright.selection.base import Candidate, Decision
 from lookright.selection.pipeline import SelectionPipeline
-from lookright.common.streams import read_lines, write_atomically
 from lookright.types import Preference, Prompt
 
 Row = tuple[Prompt, dict[str, Any]]

@@ -11,17 +11,17 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
-from lookright.packing.encode import encode_preference, row_length
-from lookright.records.known_ids import KnownIds
-from lookright.training.loader import LeftOut, PairLoader
-from lookright.records.pictures import Pictures
-from lookright.records.readers import load_preferences
-from lookright.training.sampler import PairBatchSampler
-from lookright.records.validate import BadRecords, OnBadRecord
+from lookright.common.path_map import PathMap
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.batch import Example
+from lookright.packing.encode import encode_preference, row_length
 from lookright.packing.keys import response_keys
-from lookright.common.path_map import PathMap
+from lookright.records.known_ids import KnownIds
+from lookright.records.pictures import Pictures
+from lookright.records.readers import load_preferences
+from lookright.records.validate import BadRecords, OnBadRecord
+from lookright.training.loader import LeftOut, PairLoader
+from lookright.training.sampler import PairBatchSampler
 from lookright.types import Preference
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from lightning import LightningDataModule
 from omegaconf import DictConfig
 
 from lookright.backbones.base import Backbone
-from lookright.packing.batch import pack
 from lookright.backbones.loading import torch_dtype
+from lookright.packing.batch import pack
 from lookright.training.memory import StepSettings, compute_bytes, peak_memory
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lookright.backbones.base import Backbone
 from lookright.attention.band import layer_band
+from lookright.backbones.base import Backbone
 from lookright.losses.base import PairScores
 from lookright.losses.composite import CompositeLoss
 from lookright.packing.batch import PackedBatch

@@ -12,8 +12,8 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lookright.attention.kernels import check_kernel
-from lookright.errors import ConfigError
 from lookright.backbones.loading import DTYPES
+from lookright.errors import ConfigError
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
 from lookright.training.precision import cpu_has_bfloat16, cpu_precision
 

@@ -5,8 +5,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
-from lookright.errors import ConfigError
 from lookright.backbones.loading import check_adapter, with_adapter
+from lookright.errors import ConfigError
 from lookright.tuning.fused import fuse_adapters
 
 

@@ -10,10 +10,10 @@ import torch
 
 from lookright.backbones.ixc25 import Ixc25Backbone
 from lookright.backbones.ixc25.checkpoint import save_checkpoint
+from lookright.packing.batch import pack
 from lookright.packing.encode import encode_preference
 from lookright.records.readers import load_preferences
 from lookright.records.records import write_jsonl
-from lookright.packing.batch import pack
 from lookright.types import Preference
 from tests.examples import noise
 from tests.tokenizer_forms import CASES, FORMS, train_model, write_form

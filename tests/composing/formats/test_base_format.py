@@ -3,13 +3,14 @@ from collections import Counter
 
 import pytest
 
-from lookright.errors import ConfigError
-from lookright.composing.formats.base import fit_within, has_bounding_box, lower_first
+from lookright.common.layouts import fit_within
+from lookright.composing.formats.base import has_bounding_box, lower_first
 from lookright.composing.formats.grid_collage import GridCollage
 from lookright.composing.formats.pic_in_pic import PicInPic
 from lookright.composing.formats.sequence import SequenceFormat
 from lookright.composing.formats.single import SingleImage
 from lookright.composing.sources.base import Source
+from lookright.errors import ConfigError
 from lookright.types import SourceRow
 
 

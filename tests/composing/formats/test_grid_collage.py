@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from lookright.errors import ConfigError
-from lookright.composing.formats.grid_collage import GRIDS, GridCollage, GridLayout
+from lookright.common.layouts import GRIDS, GridLayout
+from lookright.composing.formats.grid_collage import GridCollage
 from lookright.composing.sources.base import Source
+from lookright.errors import ConfigError
 from lookright.types import SourceRow
 
 WHITE = (255, 255, 255)

@@ -4,9 +4,10 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from lookright.errors import ConfigError
-from lookright.composing.formats.pic_in_pic import PHRASES, PicInPic, inset_box
+from lookright.common.layouts import inset_box
+from lookright.composing.formats.pic_in_pic import PHRASES, PicInPic
 from lookright.composing.sources.base import Source
+from lookright.errors import ConfigError
 from lookright.types import Box, Size
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lookright.errors import ConfigError, RecordError
 from lookright.composing.sources.llava_json import LlavaJson
+from lookright.errors import ConfigError, RecordError
 
 
 def row(question: Any = "<image>\nWhat is it?", answer: Any = "A dog.", **keys: Any) -> dict[str, Any]:

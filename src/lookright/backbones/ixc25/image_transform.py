@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookright.errors import RecordError
 from lookright.common.pictures import as_rgb
+from lookright.errors import RecordError
 from lookright.types import Size
 
 VARIANTS = ("inference", "finetune", "evaluation")

@@ -1,1 +1,1 @@
-"""From single-image rows to multi-image prompts whose geometry is known to the pixel."""
+"""How source images are shown together."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from lookright.errors import ConfigError
-from lookright.types import Region, Size, SourceRow
+from lookright.types import Region, SourceRow
 
 OpenPicture = Callable[[SourceRow], Image.Image]
 
@@ -107,13 +107,6 @@ def without_bounding_box(row: SourceRow) -> bool:
 def lower_first(text: str) -> str:
     """The text with its first letter in lower case, to follow a comma."""
     return text[:1].lower() + text[1:]
-
-
-def fit_within(size: Size, bounds: Size) -> Size:
-    """Largest size in whole pixels within `bounds` that keeps the aspect of `size`, to a rounding; never below 1."""
-    scale = min(bounds[0] / size[0], bounds[1] / size[1])
-    width, height = (min(bound, max(1, round(side * scale))) for side, bound in zip(size, bounds, strict=True))
-    return width, height
 
 
 def whole_picture(number: int, image: Image.Image, row: SourceRow) -> Region:

@@ -3,65 +3,19 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lookright.common.layouts import GRIDS, GridLayout, fit_within
+from lookright.composing.formats.base import Composed, Composer, OpenPicture, lower_first, without_bounding_box
 from lookright.errors import ConfigError
-from lookright.composing.formats.base import (
-    Composed,
-    Composer,
-    OpenPicture,
-    fit_within,
-    lower_first,
-    without_bounding_box,
-)
-from lookright.types import IMAGE_PLACEHOLDER, Box, Region, Size, SourceRow
+from lookright.types import IMAGE_PLACEHOLDER, Box, Region, SourceRow
 
-GRIDS = {2: (1, 2), 3: (1, 3), 4: (2, 2), 6: (2, 3), 9: (3, 3)}
-"""Rows and columns for each number of images."""
 MIN_MARGIN = 8
 """Pixels below which a label cannot be read."""
 WHITE = (255, 255, 255)
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class GridLayout:
-    """Pixels of a collage: `count` square cells of `cell_size`, the layout of the pairs that MIA-DPO released.
-
-    `margin` lies between columns and, as the strip that holds the labels, above every row; the cells
-    touch the left, right and lower edge of the picture.
-    """
-
-    count: int
-    cell_size: int
-    margin: int
-
-    @property
-    def size(self) -> Size:
-        """Width and height of the whole picture."""
-        rows, columns = GRIDS[self.count]
-        step = self.cell_size + self.margin
-        return columns * step - self.margin, rows * step
-
-    def cell(self, number: int) -> tuple[int, int, int, int]:
-        """Box of cell `number` (0-based, line by line)."""
-        row, column = divmod(number, GRIDS[self.count][1])
-        step = self.cell_size + self.margin
-        left, top = column * step, row * step + self.margin
-        return left, top, left + self.cell_size, top + self.cell_size
-
-    def strip(self, number: int) -> tuple[int, int, int, int]:
-        """Box above cell `number` that holds its label."""
-        left, top, right, _ = self.cell(number)
-        return left, top - self.margin, right, top
-
-    def place(self, number: int, size: Size) -> tuple[int, int, int, int]:
-        """Box of a picture of `size`, not larger than the cell, at the top left of cell `number`."""
-        left, top, _, _ = self.cell(number)
-        return left, top, left + size[0], top + size[1]
 
 
 class GridCollage(Composer):

@@ -1,23 +1,22 @@
 """`pic_in_pic`: the target pasted in the centre of another picture."""
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from PIL import Image
 
-from lookright.errors import ConfigError
+from lookright.common.layouts import inset_box
 from lookright.composing.formats.base import (
     Composed,
     Composer,
     OpenPicture,
-    fit_within,
     lower_first,
     whole_picture,
     without_bounding_box,
 )
-from lookright.types import IMAGE_PLACEHOLDER, Box, Region, Size, SourceRow
+from lookright.errors import ConfigError
+from lookright.types import IMAGE_PLACEHOLDER, Region, SourceRow
 
 PHRASES = (
     "In the picture placed in the centre",
@@ -78,14 +77,6 @@ class PicInPic(Composer):
             regions=[background, Region(picture=0, box=box, source=target.id)],
             facts={"phrase": phrase, "inset_share": self.inset_share},
         )
-
-
-def inset_box(background: Size, inset: Size, share: float) -> Box:
-    """Box of an inset of that size, scaled to `share` of the background and centred; odd rests go right and below."""
-    bounds = tuple(max(1, math.floor(side * share + 1e-9)) for side in background)
-    width, height = fit_within(inset, (bounds[0], bounds[1]))
-    left, top = (background[0] - width) // 2, (background[1] - height) // 2
-    return left, top, left + width, top + height
 
 
 def enlarge(image: Image.Image, min_side: int) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Single-image questions with their ground truth: where every prompt starts."""
+"""Where single-image questions come from."""

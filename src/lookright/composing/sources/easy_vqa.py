@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lookright.errors import ConfigError
 from lookright.common.pictures import open_rgb
 from lookright.composing.sources.base import Source, Split, check_split
+from lookright.errors import ConfigError
 from lookright.types import SourceRow
 
 

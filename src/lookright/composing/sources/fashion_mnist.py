@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from PIL import Image
 
-from lookright.errors import ConfigError
 from lookright.common.pictures import open_rgb
 from lookright.composing.sources.base import Source, Split, check_split
 from lookright.composing.sources.fashion_mnist_slice import ASSETS, NUM_CLASSES, PER_CLASS, SIDE, cell_corner
+from lookright.errors import ConfigError
 from lookright.types import SourceRow
 
 CLASS_NAMES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

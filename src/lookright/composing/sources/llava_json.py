@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
-from lookright.errors import ConfigError, RecordError
 from lookright.common.path_map import PathMap
 from lookright.common.pictures import leaves_folder, open_rgb
 from lookright.composing.sources.base import Source, Split, check_split
 from lookright.composing.sources.follow_up import standing_instruction, stands_alone
+from lookright.errors import ConfigError, RecordError
+from lookright.records.turns import num_turns, turn_texts
 from lookright.types import IMAGE_PLACEHOLDER, SourceRow
 
 MAX_ANSWER_LENGTH = 512
@@ -193,23 +194,6 @@ def one_turn(record: dict[str, Any], turn: int) -> tuple[str, str]:
     if len(answer) >= MAX_ANSWER_LENGTH:
         raise RecordError("long_answer", f"the answer has {len(answer)} characters, {MAX_ANSWER_LENGTH} are too many")
     return question, answer
-
-
-def num_turns(record: dict[str, Any]) -> int:
-    """Turns of a row, a question without an answer among them."""
-    return (len(record["conversations"]) + 1) // 2
-
-
-def turn_texts(record: dict[str, Any], turn: int = 0) -> tuple[str, str]:
-    """Question and answer of a turn as they stand, stripped. Raises RecordError (reason `malformed`)."""
-    try:
-        human, gpt = record["conversations"][2 * turn : 2 * turn + 2]
-        if (human["from"], gpt["from"]) != ("human", "gpt"):
-            raise ValueError(f"turns from {human['from']!r} and {gpt['from']!r}")
-        return human["value"].strip(), gpt["value"].strip()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        place = "start with" if turn == 0 else f"have at turn {turn + 1}"
-        raise RecordError("malformed", f"conversations do not {place} a human and a gpt turn ({error!r})") from error
 
 
 def _held_out(picture: str, share: float) -> bool:

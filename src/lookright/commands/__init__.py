@@ -1,0 +1,1 @@
+"""What the commands run, from a composed config to the files of a run."""

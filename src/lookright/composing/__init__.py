@@ -1,0 +1,1 @@
+"""Prompts about several images, composed of single-image questions."""

@@ -1,1 +1,0 @@
-"""What generate.py runs: compose, answer, select."""
