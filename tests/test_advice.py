@@ -26,7 +26,7 @@ def test_the_advice_is_left_out_and_other_messages_are_not(caplog: pytest.LogCap
     assert caplog.messages == ["Failed to load the library", MESSAGE]
 
 
-@pytest.mark.parametrize("command", ["train", "infer", "generate"])
+@pytest.mark.parametrize("command", ["train", "infer", "generate", "tune_adaptive"])
 def test_commands_start_without_it(command: str) -> None:
     """On CPUs with bfloat16 units bitsandbytes gives it when PEFT imports it."""
     done = subprocess.run([sys.executable, f"{command}.py", "--help"], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ from lookright.config.entry import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.training.trainer import TrainerSettings
 
-COMMANDS = ("generate", "train", "infer")
+COMMANDS = ("generate", "train", "infer", "tune_adaptive")
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments").glob("*.yaml"))
 
 

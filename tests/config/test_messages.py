@@ -11,13 +11,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.entry import CONFIG_FOLDER
-from lookright.config.schema import GenerateConfig, InferConfig, TrainConfig
+from lookright.config.schema import GenerateConfig, InferConfig, TrainConfig, TuneAdaptiveConfig
 
 PACKAGE = CONFIG_FOLDER.parent / "src" / "lookright"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 KEY = re.compile(r"(?<![\w./*-])[a-z_]+(?:\.[a-z_*]+)+(?![\w*(/-]|\.\w)")
 """A dotted name; `*` stands for what an f-string fills in."""
-FILES = ("jsonl", "json", "yaml", "csv", "html", "py", "png", "jpg", "safetensors", "model", "parquet")
+FILES = ("md", "jsonl", "json", "yaml", "csv", "html", "py", "png", "jpg", "safetensors", "model", "parquet")
 OPEN = {"num_prompts.*", "noise.std", "vision_config.image_size"}
 """Below keys that take a mapping of the user's own, and keys of a model's `config.json`."""
 
@@ -36,7 +36,7 @@ def flatten(node: DictConfig, prefix: str = "") -> Iterator[str]:
 def known_keys() -> frozenset[str]:
     """Keys of the three roots and of every option of every group."""
     keys = set()
-    for root in (GenerateConfig, TrainConfig, InferConfig):
+    for root in (GenerateConfig, TrainConfig, InferConfig, TuneAdaptiveConfig):
         keys |= set(flatten(OmegaConf.structured(root)))
     for path in CONFIG_FOLDER.rglob("*.yaml"):
         place = path.relative_to(CONFIG_FOLDER).parent.parts

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from lookright.reports.inference import write_inference
 from lookright.reports.sampling import Spread
 from lookright.types import Prompt
 
+ANSWERS_FILE = "predictions.jsonl"
+KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed")
+"""What the predictions of a folder depend on."""
+
 
 def infer(config: DictConfig) -> dict[str, Any]:
     """Answer a test set; returns what `metrics.json` holds.
@@ -39,13 +44,13 @@ def infer(config: DictConfig) -> dict[str, Any]:
     `run` names a training run, whose backbone and adapter are taken; `adapter` an adapter folder; with
     neither the base model answers. Predictions are appended as they come, so a killed run goes on.
     """
-    config = _with_run(with_output(config))
+    config = with_run(with_output(config))
     parts = _Parts(config)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
     parts.decoder.check(parts.backbone, (prompt for _, prompts in parts.questions.groups() for prompt in prompts))
-    folder = _open_output(config)
+    folder = open_output(config, ANSWERS_FILE, KEYS)
     answerer = Answerer(
         backbone=parts.backbone,
         policy=load_policy(parts.backbone, config.adapter, parts.device, parts.dtype),
@@ -103,7 +108,7 @@ def _headline(result: dict[str, Any]) -> str:
     return "accuracy: " + ", ".join(parts)
 
 
-def _with_run(config: DictConfig) -> DictConfig:
+def with_run(config: DictConfig) -> DictConfig:
     """Fill in backbone and adapter from the training run. Raises ConfigError for a folder that is none."""
     if config.run is None:
         return config
@@ -133,14 +138,16 @@ def _with_run(config: DictConfig) -> DictConfig:
     return config
 
 
-def _open_output(config: DictConfig) -> Path:
-    """The output folder; raises ConfigError where it holds the predictions of another config."""
+def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) -> Path:
+    """The output folder, its config written; raises ConfigError where it holds answers that another config gave.
+
+    `answers_file` is the file of answers there, `keys` those of the config that decide them.
+    """
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    keys = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed")
     plain = OmegaConf.to_container(config, resolve=True)
     path = folder / "config.yaml"
-    if path.is_file() and (folder / "predictions.jsonl").is_file():
+    if path.is_file() and (folder / answers_file).is_file():
         weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
         if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
             raise ConfigError(

@@ -64,7 +64,9 @@ def command_line(script: str) -> str:
     """What was typed, where Hydra ran the command; the name of the function where a program called it."""
     if not HydraConfig.initialized():
         return f"{script}, called from Python"
-    return shown_path(shlex.join(["python", script, *given_overrides()]))
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [part for one in sources if one.provider == "command-line" for part in ("--config-dir", one.path)]
+    return shown_path(shlex.join(["python", script, *folders, *given_overrides()]))
 
 
 def describe_backbone(backbone: Mapping[str, Any], dtype: str | None = None) -> str:

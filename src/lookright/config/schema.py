@@ -89,6 +89,24 @@ class InferConfig:
     output: str | None = None
 
 
+@dataclass
+class TuneAdaptiveConfig:
+    """Root of `tune_adaptive.py`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    data: Any = MISSING
+    grid: Any = MISSING
+    significance: float = 0.05
+    seed: int = 0
+    batch_size: int = 16
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    output: str | None = None
+
+
 def _first(*values: Any) -> Any:
     """The first value that is not null."""
     return next((value for value in values if value is not None), None)
@@ -100,6 +118,7 @@ def register() -> None:
     store.store(name="generate_schema", node=GenerateConfig)
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="infer_schema", node=InferConfig)
+    store.store(name="tune_adaptive_schema", node=TuneAdaptiveConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver(
         "sample", lambda name: str(Path(__file__).parents[1] / "records" / "sample" / name), replace=True

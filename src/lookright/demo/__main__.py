@@ -1,4 +1,4 @@
-"""python -m lookright.demo [--backbone tiny_llava] [--seeds 1] [--output outputs/demo]: what `make demo` runs."""
+"""python -m lookright.demo [--backbone tiny_llava] [--seeds 1] [--adaptive] [--output outputs/demo]: `make demo`."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lookright.config.console import quiet
-from lookright.demo import commands
+from lookright.demo import adaptive, commands
 from lookright.demo.lanes import ROOT, Chain, run_chains
 from lookright.demo.results import results_table
 from lookright.errors import LookRightError
@@ -25,18 +25,34 @@ def main() -> None:
     parser.add_argument("--backbone", default="tiny_llava")
     parser.add_argument("--output", default="outputs/demo", type=Path)
     parser.add_argument("--seeds", default=1, type=int, help="trainings of each kind; with several, results.md too")
+    parser.add_argument("--adaptive", action="store_true", help="tune and measure adaptive decoding too: minutes more")
     parser.add_argument("--install-seconds", default=0.0, type=float, help="what the installation before took")
     arguments = parser.parse_args()
     quiet()
     try:
-        demo(arguments.backbone, ROOT / arguments.output, range(arguments.seeds), arguments.install_seconds)
+        demo(
+            arguments.backbone,
+            ROOT / arguments.output,
+            range(arguments.seeds),
+            arguments.install_seconds,
+            arguments.adaptive,
+        )
     except LookRightError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def demo(backbone: str, folder: Path, seeds: Sequence[int] = (0,), install_seconds: float = 0.0) -> dict[str, Any]:
-    """Run everything in a fresh `folder`; returns what summary.json holds."""
+def demo(
+    backbone: str,
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+    install_seconds: float = 0.0,
+    with_adaptive: bool = False,
+) -> dict[str, Any]:
+    """Run everything in a fresh `folder`; returns what summary.json holds.
+
+    Adaptive decoding is tuned and measured for the first seed alone, base model and tuned one.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     seconds: dict[str, float] = {"install": install_seconds}
@@ -61,9 +77,14 @@ def demo(backbone: str, folder: Path, seeds: Sequence[int] = (0,), install_secon
         for tuning, seed in tunings
     ]
     stage("train_and_infer", [[commands.infer("base", backbone, folder)], *chains])
+    if with_adaptive:
+        stage("compose_validation", [[adaptive.validation_set(source, folder)] for source in sources])
+        for source in sources:
+            adaptive.keep_unseen(source, folder)
+        stage("tune_adaptive", adaptive.chains(backbone, folder, seeds[0]))
     if len(seeds) > 1:
         (folder / "results.md").write_text(results_table(folder, backbone, seeds))
-    return _report(folder, seconds, seeds[0])
+    return _report(folder, seconds, seeds[0], adaptive.MODELS if with_adaptive else ())
 
 
 def share_answers(source: Path, copy: Path) -> None:
@@ -73,17 +94,22 @@ def share_answers(source: Path, copy: Path) -> None:
         shutil.copyfile(source / name, copy / name)
 
 
-def _report(folder: Path, seconds: dict[str, float], seed: int) -> dict[str, Any]:
-    """The page and the table of one seed's runs."""
+def _report(folder: Path, seconds: dict[str, float], seed: int, scaled: Sequence[str] = ()) -> dict[str, Any]:
+    """The page and the table of one seed's runs; `scaled` models answered with adaptive decoding too."""
     started = time.perf_counter()
     names = ["base", *(tuning.name for tuning in (*commands.CONTROLS, commands.TUNED))]
+    names += [adaptive.row_name(name) for name in scaled]
     runs = {name: commands.answers_folder(name, folder, seed) for name in names}
     examples = compared_examples(runs, "base", commands.TUNED.name)
     seconds["report"] = round(time.perf_counter() - started, 1)
     seconds["total"] = round(sum(seconds.values()), 1)
     comparison = write_comparison(folder / "report.html", runs, "base", examples=examples, seconds=seconds)
     summary = {"comparison": comparison.result(), "seconds": seconds}
+    if scaled:
+        summary["adaptive"] = {name: adaptive.finding(name, folder, seed) for name in scaled}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    for name, found in summary.get("adaptive", {}).items():
+        print(f"\n{name}: {found['best_adaptive']}; advised: {found['recommended']}")
     print(f"\n{comparison_text(comparison)}\n\n{seconds['total']:.0f} s in all; {folder / 'report.html'}")
     return summary
 

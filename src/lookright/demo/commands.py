@@ -86,10 +86,9 @@ def train(tuning: Tuning, backbone: str, folder: Path, seed: int = 0) -> list[st
 def infer(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
     """The base model (`name` base) or a tuned one on all test sets."""
     paths = ",".join(str(folder / "test" / source / "instructions.jsonl") for source in SOURCES)
-    model = f"backbone={backbone}" if name == "base" else f"run={run_folder(name, folder, seed)}"
     return [
         "infer.py",
-        model,
+        model(name, backbone, folder, seed),
         f"data.path=[{paths}]",
         *SHORT,
         "batch_size=64",
@@ -97,6 +96,11 @@ def infer(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
         f"overlays={12 if name in ('base', TUNED.name) else 0}",
         f"output={answers_folder(name, folder, seed)}",
     ]
+
+
+def model(name: str, backbone: str, folder: Path, seed: int = 0) -> str:
+    """The override that names the base model or a tuned one."""
+    return f"backbone={backbone}" if name == "base" else f"run={run_folder(name, folder, seed)}"
 
 
 def run_folder(name: str, folder: Path, seed: int = 0) -> Path:

@@ -144,22 +144,22 @@ def _picked(lines: Mapping[str, Sequence[Line]], against: str, wanted: Told) -> 
 
 def _groups(lines: Mapping[str, Sequence[Line]], against: str) -> dict[str, Group]:
     """Every format, and the mean of those with several images."""
-    formats = sorted({_format(line) for line in lines[against]}, key=format_order)
-    wanted: dict[str, Told] = {name: lambda line, own=name: _format(line) == own for name in formats}
+    formats = sorted({format_of(line) for line in lines[against]}, key=format_order)
+    wanted: dict[str, Told] = {name: lambda line, own=name: format_of(line) == own for name in formats}
     if any(name != SINGLE_IMAGE for name in formats):
-        wanted[MULTI_IMAGE] = lambda line: _format(line) != SINGLE_IMAGE
+        wanted[MULTI_IMAGE] = lambda line: format_of(line) != SINGLE_IMAGE
     return {name: _group(_picked(lines, against, told), against) for name, told in wanted.items()}
 
 
 def _group(lines: Mapping[str, Sequence[Line]], against: str) -> Group:
     chance = ChanceLevel()
     for line in lines[against]:
-        chance.add(_format(line), line.get("chance"))
+        chance.add(format_of(line), line.get("chance"))
     return Group(
         num_questions=len(lines[against]),
-        chance=chance.percent({_format(line) for line in lines[against]}),
+        chance=chance.percent({format_of(line) for line in lines[against]}),
         answers={name: _answers(found) for name, found in lines.items()},
-        accuracy=_differences(lines, against, _is_right),
+        accuracy=_differences(lines, against, is_right),
         other_image=_differences(lines, against, _is_other_image),
     )
 
@@ -172,10 +172,10 @@ def _answers(lines: Sequence[Line]) -> Answers:
         if line.get("even_ratio") is not None:
             even.add(line["even_ratio"])
     return Answers(
-        accuracy=_share(lines, _is_right),
+        accuracy=_share(lines, is_right),
         other_image=_share(lines, _is_other_image),
         wrong_kind=_share(lines, _is_wrong_kind),
-        num_wrong=sum(not _is_right(line) for line in lines),
+        num_wrong=sum(not is_right(line) for line in lines),
         num_other_image=sum(map(_is_other_image, lines)),
         num_wrong_kind=sum(map(_is_wrong_kind, lines)),
         attention_ratio=ratios.estimate() if ratios.count else None,
@@ -187,19 +187,20 @@ def _share(lines: Sequence[Line], told: Told) -> Estimate:
     """Percent of the lines, an unweighted mean over their formats."""
     by_format: dict[str, list[bool]] = defaultdict(list)
     for line in lines:
-        by_format[_format(line)].append(told(line))
+        by_format[format_of(line)].append(told(line))
     return _percent(mean_of_proportions([wilson(sum(found), len(found)) for found in by_format.values()]))
 
 
 def _differences(lines: Mapping[str, Sequence[Line]], against: str, told: Told) -> dict[str, Difference]:
-    return {name: _difference(lines[against], found, told) for name, found in lines.items() if name != against}
+    return {name: difference(lines[against], found, told) for name, found in lines.items() if name != against}
 
 
-def _difference(before: Sequence[Line], after: Sequence[Line], told: Told) -> Difference:
+def difference(before: Sequence[Line], after: Sequence[Line], told: Told) -> Difference:
+    """What `told` says of two runs' lines of the same questions, in one order."""
     pairs = [(told(one), told(other)) for one, other in zip(before, after, strict=True)]
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     changes = [
-        Change(value=int(other) - int(one), stratum=_format(line), cluster=_cluster(line))
+        Change(value=int(other) - int(one), stratum=format_of(line), cluster=cluster_of(line))
         for line, (one, other) in zip(before, pairs, strict=True)
     ]
     return Difference(
@@ -211,17 +212,19 @@ def _percent(share: Estimate) -> Estimate:
     return Estimate(value=100 * share.value, low=100 * share.low, high=100 * share.high, count=share.count)
 
 
-def _format(line: Line) -> str:
+def format_of(line: Line) -> str:
+    """The line's format; one without is a single image."""
     return line["format"] or SINGLE_IMAGE
 
 
-def _cluster(line: Line) -> str:
+def cluster_of(line: Line) -> str:
     """Questions about one picture belong together; one whose picture is not known stands for itself."""
     picture = line.get("source_picture")
     return line["id"] if picture is None else f"{line.get('source')}/{picture}"
 
 
-def _is_right(line: Line) -> bool:
+def is_right(line: Line) -> bool:
+    """Whether the answer was correct."""
     return bool(line["correct"])
 
 

@@ -1,0 +1,108 @@
+"""Adaptive decoding in the demo: its values are chosen on questions of the training split, then measured as a row."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from lookright.answering.adaptive_grid import Setting
+from lookright.commands.tune_adaptive import BEST
+from lookright.common.jsonl import read_lines, write_atomically
+from lookright.demo import commands
+from lookright.demo.lanes import Chain
+from lookright.errors import LookRightError
+from lookright.evaluation.adaptive_choice import setting_text
+
+FORMATS = ("sequence", "grid_collage", "pic_in_pic")
+COMPOSED = 700
+"""Questions of each format and source, of which those about pictures that the model was tuned on are left out."""
+KEPT = 150
+SEED = 1
+MODELS = ("base", commands.TUNED.name)
+"""Each with values of its own."""
+
+
+def validation_set(source: str, folder: Path) -> list[str]:
+    """Questions from a source's training split, of another seed than the pairs; no model runs."""
+    counts = ",".join(f"{name}:{COMPOSED}" for name in FORMATS)
+    return [
+        "generate.py",
+        "stage=compose",
+        *commands.SOURCES[source],
+        "split=train",
+        f"seed={SEED}",
+        f"formats=[{','.join(FORMATS)}]",
+        f"num_prompts={{{counts}}}",
+        *commands.HARD,
+        f"output={folder / 'validation' / source}",
+    ]
+
+
+def keep_unseen(source: str, folder: Path) -> Path:
+    """Write the first `KEPT` questions of each format about a picture that no tuning prompt is about; returns the file.
+
+    Other pictures that a question shows may have been shown in tuning. Raises LookRightError where none is left.
+    """
+    seen = {
+        line["provenance"]["source_picture"] for line in read_lines(folder / "pairs" / source / "instructions.jsonl")
+    }
+    kept: Counter[str] = Counter()
+    lines = []
+    for line in read_lines(folder / "validation" / source / "instructions.jsonl"):
+        if line["provenance"]["source_picture"] not in seen and kept[line["format"]] < KEPT:
+            kept[line["format"]] += 1
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    if not lines:
+        raise LookRightError(f"every picture of {source} is in the tuning set; compose more validation questions")
+    path = folder / "validation" / source / "unseen.jsonl"
+    write_atomically(path, lines)
+    return path
+
+
+def tune(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
+    """Choosing the values for the base model (`name` base) or a tuned one."""
+    paths = ",".join(str(folder / "validation" / source / "unseen.jsonl") for source in commands.SOURCES)
+    return [
+        "tune_adaptive.py",
+        commands.model(name, backbone, folder, seed),
+        f"data.path=[{paths}]",
+        "grid.max_new_tokens=8",
+        "batch_size=64",
+        "num_threads=1",
+        f"output={tuning_folder(name, folder, seed)}",
+    ]
+
+
+def infer(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
+    """All test sets with the best values of that model, be they better than greedy or not."""
+    script, *overrides = commands.infer(name, backbone, folder, seed)[:-1]
+    return [
+        script,
+        "--config-dir",
+        str(tuning_folder(name, folder, seed)),
+        *(one for one in overrides if not one.startswith("overlays=")),
+        f"decode={BEST}",
+        "overlays=0",
+        f"output={commands.answers_folder(row_name(name), folder, seed)}",
+    ]
+
+
+def chains(backbone: str, folder: Path, seed: int = 0) -> list[Chain]:
+    """Tuning and measuring, one chain a model."""
+    return [[tune(name, backbone, folder, seed), infer(name, backbone, folder, seed)] for name in MODELS]
+
+
+def finding(name: str, folder: Path, seed: int = 0) -> dict[str, str]:
+    """Overrides of the best setting, and what was advised."""
+    result = json.loads((tuning_folder(name, folder, seed) / "tuning.json").read_text())
+    best = Setting(**result["best_adaptive"]["setting"])
+    return {"best_adaptive": setting_text(best), "recommended": result["recommended"]}
+
+
+def tuning_folder(name: str, folder: Path, seed: int = 0) -> Path:
+    """Where the search for a model's values lies."""
+    return folder / "adaptive" / f"{name}_seed{seed}"
+
+
+def row_name(name: str) -> str:
+    """What a model with adaptive decoding is called in tables."""
+    return f"{name}_adaptive"

@@ -1,0 +1,162 @@
+"""Which setting of adaptive decoding is taken: chosen on half of the questions, and judged by the others."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from lookright.answering.adaptive_grid import PUBLISHED, Arm, Setting, right_answers
+from lookright.errors import ConfigError
+from lookright.evaluation.comparison import Difference, Line, cluster_of, difference, format_of, is_right
+
+Half = Sequence[int]
+"""Places of its questions."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Trial:
+    """A setting (None: greedy) on both halves: accuracy in percent, the mean over formats, and against greedy."""
+
+    setting: Setting | None
+    choosing: float
+    confirming: float
+    against_greedy: Difference
+    """On the half that chooses: the best of many is better there than it is."""
+    confirmed: Difference
+
+    def result(self) -> dict[str, Any]:
+        """Plain containers, ready for json."""
+        return asdict(self) | {"setting": None if self.setting is None else self.setting.options()}
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Choice:
+    """All trials in the order of the grid, greedy first; the best scaling one; and whether it is to be taken.
+
+    `helps`: it was better than greedy on the half that chose it, and so on the other half with a McNemar p-value below
+    the `significance`.
+    """
+
+    trials: list[Trial]
+    best: Trial
+    helps: bool
+    num_questions: tuple[int, int]
+
+    @property
+    def greedy(self) -> Trial:
+        """Plain decoding."""
+        return self.trials[0]
+
+    @property
+    def published(self) -> Trial:
+        """The published values."""
+        return next(one for one in self.trials if one.setting is not None and one.setting.options() == PUBLISHED)
+
+
+def choose(
+    lines: Sequence[Line], settings: Sequence[Setting], arms: Sequence[Arm], significance: float, seed: int = 0
+) -> Choice:
+    """Choose among greedy and the `settings` from lines of answers.jsonl, whose `right` is plain, then one an arm.
+
+    `seed` is that of the halves. The most accurate setting on one half is chosen, at equal accuracy the first of the
+    grid, greedy before all. Raises ConfigError for questions that cannot be halved.
+    """
+    halves = split_in_halves(lines, seed)
+    confidences, right = [line["confidence"] for line in lines], [line["right"] for line in lines]
+    plain = [row[0] for row in right]
+    trials = [_trial(None, lines, plain, plain, halves)]
+    trials += [
+        _trial(setting, lines, plain, right_answers(setting, arms, confidences, right), halves) for setting in settings
+    ]
+    # max takes the first of equal ones
+    best = max(trials[1:], key=lambda one: one.choosing)
+    found = best.confirmed
+    helps = best.choosing > trials[0].choosing and found.gained > found.lost and found.p_value < significance
+    return Choice(trials=trials, best=best, helps=helps, num_questions=(len(halves[0]), len(halves[1])))
+
+
+def split_in_halves(lines: Sequence[Line], seed: int = 0) -> tuple[Half, Half]:
+    """Places of the questions of either half, whatever their order; those about one picture are in one half.
+
+    Raises ConfigError where all are about one picture.
+    """
+    clusters: dict[str, list[int]] = defaultdict(list)
+    for place, line in enumerate(lines):
+        clusters[cluster_of(line)].append(place)
+    if len(clusters) < 2:
+        raise ConfigError(
+            f"data.path holds {len(lines)} questions about {len(clusters)} pictures; half of them choose and half "
+            "confirm: set data.path to questions about two pictures or more"
+        )
+    halves: tuple[list[int], list[int]] = ([], [])
+    for name in sorted(clusters, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()):
+        min(halves, key=len).extend(clusters[name])
+    return halves
+
+
+def _trial(
+    setting: Setting | None,
+    lines: Sequence[Line],
+    plain: Sequence[bool],
+    right: Sequence[bool],
+    halves: tuple[Half, Half],
+) -> Trial:
+    chosen_by, confirmed_by = (_against(lines, plain, right, half) for half in halves)
+    return Trial(
+        setting=setting,
+        choosing=_accuracy(lines, right, halves[0]),
+        confirming=_accuracy(lines, right, halves[1]),
+        against_greedy=chosen_by,
+        confirmed=confirmed_by,
+    )
+
+
+def _against(lines: Sequence[Line], plain: Sequence[bool], right: Sequence[bool], half: Half) -> Difference:
+    before, after = ([{**lines[place], "correct": side[place]} for place in half] for side in (plain, right))
+    return difference(before, after, is_right)
+
+
+def _accuracy(lines: Sequence[Line], right: Sequence[bool], half: Half) -> float:
+    """Percent: the unweighted mean over formats, from whole numbers, so that equal counts are equal."""
+    asked = Counter(format_of(lines[place]) for place in half)
+    hits = Counter(format_of(lines[place]) for place in half if right[place])
+    return float(100 * sum(Fraction(hits[name], count) for name, count in asked.items()) / len(asked))
+
+
+def table(choice: Choice, name_of: Callable[[Setting | None], str], num_rows: int = 15) -> list[str]:
+    """Markdown: greedy, the published values, and the best settings on the half that chooses."""
+    ranked = sorted(choice.trials[1:], key=lambda one: -one.choosing)
+    shown = {id(one): one for one in (choice.greedy, choice.published, *ranked[:num_rows])}
+    lines = [
+        "| decoding | accuracy, choosing half | against greedy | p | accuracy, other half | against greedy | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return [*lines, *(_row(name_of(one.setting), one) for one in shown.values())]
+
+
+def _row(name: str, trial: Trial) -> str:
+    cells = [name]
+    for accuracy, found in ((trial.choosing, trial.against_greedy), (trial.confirming, trial.confirmed)):
+        cells.append(f"{accuracy:.1f}")
+        if trial.setting is None:
+            cells += ["", ""]
+        else:
+            cells += [f"+{found.gained} -{found.lost}", f"{found.p_value:.3f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def setting_text(setting: Setting | None, without: Mapping[str, Any] | None = None) -> str:
+    """Overrides of infer.py; values that are those of `without` are left out."""
+    if setting is None:
+        return "decode=greedy"
+    known = without or {}
+    values = {key: value for key, value in setting.options().items() if key not in known or known[key] != value}
+    return " ".join(["decode=adaptive", *(f"decode.{key}={_value(value)}" for key, value in values.items())])
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,209 @@
+"""`tune_adaptive.py` as a function: every arm against infer.py, the files it writes, a kill, what it refuses."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.answering.adaptive_grid import AdaptiveGrid, right_answers
+from lookright.backbones.llava import LlavaBackbone
+from lookright.commands.infer import infer
+from lookright.commands.tune_adaptive import tune_adaptive
+from lookright.common.jsonl import AppendOnly
+from lookright.config.check import check_config
+from lookright.config.entry import CONFIG_FOLDER
+from lookright.errors import LookRightError
+from lookright.records.records import read_prompts, write_jsonl
+from lookright.types import Prompt
+from tests.commands.test_infer import question
+from tests.examples import lively_model
+
+Run = Callable[..., dict[str, Any]]
+GRID = [
+    "grid.thresholds=[0.02,0.5]",
+    "grid.alpha_low=[0.3,1.0]",
+    "grid.alpha_high=[1.0,3.0]",
+    "grid.layers=[null,[1,2]]",
+    "grid.max_new_tokens=3",
+]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def weights(llava: LlavaBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that looks at something, so that scaling changes what it says."""
+    folder = tmp_path_factory.mktemp("weights")
+    llava.save_pretrained(lively_model(llava, torch.float32), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def questions_file(
+    tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., DictConfig], weights: Path
+) -> Path:
+    """Questions of a training split, some of whose answers are what the random model says."""
+    folder = tmp_path_factory.mktemp("questions")
+    (folder / "images").mkdir()
+    prompts = [question(folder, number) for number in range(12)]
+    write_jsonl(folder / "asked.jsonl", prompts)
+    settings = [f"backbone.path={weights}", "decode.max_new_tokens=3", "batch_size=4", "overlays=0"]
+    said = {}
+    for name, decode in (("greedy", []), ("sharp", ["decode=adaptive", "decode.alpha_low=3", "decode.alpha_high=3"])):
+        given = [*settings, *decode, f"data.path={folder / 'asked.jsonl'}", f"output={folder / name}"]
+        infer(composed("infer", *given))
+        said[name] = {line["id"]: line["prediction"] for line in lines_of(folder / name / "predictions.jsonl")}
+    known = [
+        replace(
+            prompt,
+            answer=said["sharp" if number % 3 else "greedy"][prompt.id],
+            provenance={"source": "noise", "split": "train", "source_picture": f"train/{number // 2}"},
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    write_jsonl(folder / "instructions.jsonl", known)
+    return folder / "instructions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def run(composed: Callable[..., DictConfig], weights: Path, questions_file: Path) -> Run:
+    def make(folder: Path, *overrides: str) -> dict[str, Any]:
+        given = [f"backbone.path={weights}", f"data.path={questions_file}", "batch_size=4", *GRID]
+        return tune_adaptive(composed("tune_adaptive", *given, f"output={folder}", *overrides))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tuned(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    run(folder)
+    return folder
+
+
+def test_every_setting_is_what_infer_says(
+    tuned: Path, composed: Callable[..., DictConfig], weights: Path, questions_file: Path, tmp_path: Path
+) -> None:
+    grid = OmegaConf.to_container(OmegaConf.load(tuned / "config.yaml").grid)
+    grid.pop("_target_")
+    built = AdaptiveGrid(**grid)
+    lines = lines_of(tuned / "answers.jsonl")
+    assert len(lines[0]["right"]) == 1 + len(built.arms)
+    picked = [None, *built.settings[:: len(built.settings) // 5]]
+    found = set()
+    for number, setting in enumerate(picked):
+        decode = ["decode=greedy"]
+        if setting is not None:
+            values = {key: "null" if value is None else value for key, value in setting.options().items()}
+            decode = ["decode=adaptive", *(f"decode.{key}={value}" for key, value in values.items())]
+        settings = [f"backbone.path={weights}", "decode.max_new_tokens=3", "batch_size=4", "overlays=0"]
+        given = [*settings, *decode, f"data.path={questions_file}", f"output={tmp_path / str(number)}"]
+        infer(composed("infer", *given))
+        wanted = [line["correct"] for line in lines_of(tmp_path / str(number) / "predictions.jsonl")]
+        right = [line["right"] for line in lines]
+        if setting is None:
+            assert [row[0] for row in right] == wanted
+        else:
+            assert right_answers(setting, built.arms, [line["confidence"] for line in lines], right) == wanted
+        found.add(tuple(wanted))
+    assert len(found) > 2, "all settings answer alike: nothing is proven"
+
+
+def test_infer_takes_what_it_writes(tuned: Path, run: Run, tmp_path: Path) -> None:
+    result = json.loads((tuned / "tuning.json").read_text())
+    assert not result["helps"] and result["recommended"] == "decode=greedy", "6 questions confirm nothing at 5 %"
+    best = result["best_adaptive"]["setting"]
+    for name, wanted in (("recommended", {}), ("best_adaptive", best)):
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            search = f"hydra.searchpath=[file://{tuned}]"
+            config = compose("infer", [search, f"decode={name}", "data.path=x.jsonl", f"output={tmp_path}"])
+        check_config(config)
+        found = OmegaConf.to_container(config.decode)
+        assert {key: found[key] for key in wanted} == wanted and found["max_new_tokens"] == 3
+        assert found["_target_"].endswith("AdaptiveDecoder" if wanted else "decoder.Decoder")
+    assert "greedy decoding is best" in (tuned / "decode" / "recommended.yaml").read_text()
+    # the confirming half is asked to say more than noise, or may say anything
+    lenient = run(tmp_path / "lenient", "significance=1.0")
+    (greedy, *others), chosen = lenient["trials"], lenient["best_adaptive"]
+    assert chosen["choosing"] == max(trial["choosing"] for trial in others) > greedy["choosing"]
+    confirmed = chosen["confirmed"]
+    assert lenient["helps"] == (confirmed["gained"] > confirmed["lost"] and confirmed["p_value"] < 1)
+
+
+def test_killed_run_goes_on_to_the_same_answers(
+    run: Run, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, count = AppendOnly.add, []
+
+    def dying(self: AppendOnly, line: dict[str, Any]) -> None:
+        if len(count) == 6:
+            raise KeyboardInterrupt
+        count.append(line)
+        add(self, line)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AppendOnly, "add", dying)
+        run(tmp_path / "cut")
+    run(tmp_path / "cut")
+    for name in ("answers.jsonl", "tuning.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tuned / name).read_bytes()
+    with pytest.raises(LookRightError, match="another config .grid differ."):
+        run(tmp_path / "cut", "grid.alpha_low=[0.3]")
+
+
+def as_test(prompt: Prompt) -> Prompt:
+    return replace(prompt, provenance=prompt.provenance | {"split": "test"})
+
+
+def test_test_questions_are_refused(
+    run: Run, questions_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
+    first, second, *others = read_prompts(questions_file)
+    (tmp_path / "images").symlink_to(questions_file.parent / "images")
+    write_jsonl(tmp_path / "mixed.jsonl", [first, as_test(second), *others])
+    with pytest.raises(LookRightError, match="1 of 12 questions are of a test split .q1 first.*split=train"):
+        run(tmp_path / "out", f"data.path={tmp_path / 'mixed.jsonl'}")
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["grid.layers=[[6]]", "batch_size=0"], ["grid.layers=[6]: 6 is not a layer", "batch_size=0"]),
+        (["grid.layers=[3]"], ["grid.layers: 3 is no list"]),
+        (["grid.thresholds=[]"], ["grid.thresholds is empty"]),
+        (["grid.thresholds=[1.5]"], ["grid.thresholds=1.5"]),
+        (["grid.steps=[last]"], ["grid.steps='last'"]),
+        (["significance=0"], ["significance=0.0"]),
+        (["grid.alpha=[1]"], ["grid.alpha does not exist; did you mean alpha_low?"]),
+    ],
+)
+def test_what_cannot_run_is_refused_before_weights_load(
+    overrides: list[str], wanted: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
+    overrides = [f"+{one}" if one.startswith("grid.alpha=") else one for one in overrides]
+    with pytest.raises(LookRightError) as error:
+        run(tmp_path, *overrides)
+    for text in wanted:
+        assert text in str(error.value)
+
+
+def test_a_target_that_is_not_known_is_refused(
+    run: Run, questions_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
+    row = {"id": 7, "image": ["0_0.png", "0_1.png"], "prompt": "<image><image>\nWhich is red?", "answer": "one"}
+    (tmp_path / "unknown.json").write_text(json.dumps([row]))
+    given = [f"data.path={tmp_path / 'unknown.json'}", f"data.image_root={questions_file.parent / 'images'}"]
+    with pytest.raises(LookRightError, match=r"grid.scopes=target: record 7 .*set grid.scopes=\[all\]"):
+        run(tmp_path / "out", *given, "grid.scopes=[all,target]")
