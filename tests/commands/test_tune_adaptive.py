@@ -1,6 +1,9 @@
 """`tune_adaptive.py` as a function: every arm against infer.py, the files it writes, a kill, what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from lookright.commands.tune_adaptive import tune_adaptive
 from lookright.common.jsonl import AppendOnly
 from lookright.config.check import check_config
 from lookright.config.entry import CONFIG_FOLDER
+from lookright.config.made_by import read_made_by
 from lookright.errors import LookRightError
 from lookright.records.records import read_prompts, write_jsonl
 from lookright.types import Prompt
@@ -207,3 +211,21 @@ def test_a_target_that_is_not_known_is_refused(
     given = [f"data.path={tmp_path / 'unknown.json'}", f"data.image_root={questions_file.parent / 'images'}"]
     with pytest.raises(LookRightError, match=r"grid.scopes=target: record 7 .*set grid.scopes=\[all\]"):
         run(tmp_path / "out", *given, "grid.scopes=[all,target]")
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_and_tells_the_folder(
+    tuned: Path, weights: Path, questions_file: Path, tmp_path: Path
+) -> None:
+    root = CONFIG_FOLDER.parent
+    given = [f"backbone.path={weights}", f"data.path={questions_file}", "overlays=0", f"output={tmp_path / 'out'}"]
+    command = [sys.executable, "infer.py", "--config-dir", str(tuned), "decode=best_adaptive", *given]
+    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    best = json.loads((tuned / "tuning.json").read_text())["best_adaptive"]["setting"]
+    factors = {line["factor"] for line in lines_of(tmp_path / "out" / "predictions.jsonl")}
+    assert factors and factors <= {best["alpha_low"], best["alpha_high"]}
+    record = read_made_by(tmp_path / "out")
+    assert record.command.startswith(f"python infer.py --config-dir {tuned} decode=best_adaptive ")
+    assert record.decoding.startswith("best_adaptive, ") and f"threshold={best['threshold']}" in record.decoding
