@@ -12,8 +12,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-from lookright.backbones.base import Backbone
-from lookright.backbones.cache_name import CACHE
+from lookright.backbones.base import CACHE, Backbone
 from lookright.packing.question import DecoderInput
 
 NAME = "two_generations"

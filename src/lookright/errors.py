@@ -9,6 +9,10 @@ class ConfigError(LookRightError):
     """A configuration that cannot run; the message lists every problem found, one a line."""
 
 
+class BackboneError(LookRightError):
+    """A backbone that breaks its contract (`backbones.base`), found in a pass that would have given wrong numbers."""
+
+
 class RecordError(LookRightError):
     """A record that cannot be used as it is.
 

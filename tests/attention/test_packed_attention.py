@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lookright.attention import PackedCall, PackedLayout, RowRecorder, build_layout, suffix_attention
 from lookright.attention.interface import lookright_attention
 from lookright.attention.packed import packed_attention
+from lookright.errors import BackboneError
 from tests.compare import assert_close
 
 SCALE = 0.7
@@ -100,5 +101,5 @@ def test_weighted_rows_sum_over_the_whole_row_of_tokens(layout: PackedLayout, te
 def test_attention_dropout_is_refused_in_a_packed_row() -> None:
     layout = build_layout([2], [[1]])
     states = torch.zeros(1, 1, 3, 2)
-    with pytest.raises(ValueError, match="attention_dropout"):
+    with pytest.raises(BackboneError, match="attention_dropout"):
         lookright_attention(nn.Module(), states, states, states, None, dropout=0.1, packed=PackedCall(layout=layout))

@@ -11,7 +11,7 @@ from tests.compare import assert_close
 
 
 def make_scaling(factors: torch.Tensor, **options: object) -> ImageScaling:
-    return ImageScaling(factors=factors, watch=torch.ones(*factors.shape, 1), **options)
+    return ImageScaling(factors=factors, coverage=torch.ones(*factors.shape, 1), **options)
 
 
 def test_by_hand() -> None:

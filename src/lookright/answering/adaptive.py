@@ -76,7 +76,7 @@ class AdaptiveDecoder(Decoder):
         factors = 1.0 + (self.factors(state)[:, None] - 1.0) * scope
         scaling = ImageScaling(
             factors=factors.repeat_interleave(self.num_beams, 0),
-            watch=state.coverage.repeat_interleave(self.num_beams, 0),
+            coverage=state.coverage.repeat_interleave(self.num_beams, 0),
             layers=self._scaled_layers(backbone),
             every_step=self.steps == "every",
         )

@@ -11,8 +11,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from lookright.answering.prefill import Prefill, prefill
-from lookright.backbones.base import Backbone
-from lookright.backbones.cache_name import CACHE
+from lookright.backbones.base import CACHE, Backbone
 from lookright.backbones.loading import bare_model
 from lookright.errors import ConfigError
 from lookright.packing.question import DecoderInput

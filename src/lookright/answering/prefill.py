@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from lookright.backbones.base import Backbone, EncodedPrompt
-from lookright.backbones.cache_name import CACHE
+from lookright.backbones.base import CACHE, Backbone, EncodedPrompt
 from lookright.packing.question import DecoderInput
 
 

@@ -87,6 +87,7 @@ def build_layout(prompt_lengths: list[int], response_lengths: list[list[int]]) -
 
 def _visible(lengths: list[int]) -> Tensor:
     """Visibility among suffix tokens: bool[S, S]; owner 0 is the shared last prompt token."""
+    # lengths [2, 1] -> owner [0, 1, 1, 2]: a row sees its own response up to itself, and what nobody owns
     owner = torch.repeat_interleave(torch.arange(len(lengths) + 1), torch.tensor([1, *lengths]))
     causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
     return causal & ((owner[:, None] == owner[None, :]) | (owner[None, :] == 0))

@@ -8,20 +8,23 @@ from torch import Tensor
 from lookright.attention.layout import PackedLayout
 
 TARGET, SOURCES = 0, 1
-"""Columns of a prompt's coverage: what the target region covers of each token, and what all regions together do."""
+"""Columns of a coverage float[L, 2]: what the target region covers of each token, and what all regions together do.
+
+Coverage is a matter of geometry alone; a mass is the attention that falls on it, sum of probability x coverage."""
 
 
 class RowRecorder:
-    """Collects, in chosen decoder layers, how much attention each suffix row gives to weighted keys.
+    """Collects, in chosen decoder layers, how much attention each suffix row gives to regions.
 
-    `weights`: float[T, C], C weightings of the row's tokens (the coverage of regions);
-    None records the head-averaged probabilities themselves, for heat maps. What is recorded carries
-    gradient. Under gradient checkpointing a layer runs twice; the first recording is the one that counts.
+    `coverage`: float[T, C], what each of C regions covers of the row's tokens; what is recorded are masses, the
+    head-averaged probabilities summed over tokens in proportion to it. None records the probabilities themselves,
+    for heat maps. What is recorded carries gradient. Under gradient checkpointing a layer runs twice; the first
+    recording is the one that counts.
     """
 
-    def __init__(self, layers: Sequence[int], weights: Tensor | None = None) -> None:
+    def __init__(self, layers: Sequence[int], coverage: Tensor | None = None) -> None:
         self.layers = frozenset(layers)
-        self.weights = weights
+        self.coverage = coverage
         self._masses: dict[int, list[Tensor]] = {layer: [] for layer in sorted(self.layers)}
         self._num_groups = 0
 
@@ -36,22 +39,23 @@ class RowRecorder:
     def record(self, layer: int, start: int, probabilities_HSK: Tensor) -> None:
         """Take float[H, S, K] of the group whose keys begin at row index `start`."""
         # a recomputation under checkpointing must save the same tensors as the first run, so it computes them too
-        if self.weights is None:
+        if self.coverage is None:
             masses = probabilities_HSK.mean(0)
         else:
             keys = probabilities_HSK.shape[-1]
-            weights_KC = self.weights[start : start + keys].to(probabilities_HSK.dtype)
-            masses = (probabilities_HSK @ weights_KC).mean(0)
+            # the keys of a group are the row's tokens from its start on: [H, S, K] @ [K, C], then a mean over heads
+            coverage_KC = self.coverage[start : start + keys].to(probabilities_HSK.dtype)
+            masses = (probabilities_HSK @ coverage_KC).mean(0)
         if len(self._masses[layer]) < self._num_groups:
             self._masses[layer].append(masses)
 
     def masses(self) -> dict[int, list[Tensor]]:
-        """For each layer, for each group: float[S, C], or float[S, K] where no weights were given."""
+        """For each layer, for each group: float[S, C], or float[S, K] where no coverage was given."""
         return self._masses
 
     def stacked(self) -> Tensor:
-        """All layers and groups: float[num_layers, sum S, C]; needs weights."""
-        assert self.weights is not None, "rows of different length do not stack"
+        """All layers and groups: float[num_layers, sum S, C]; needs a coverage."""
+        assert self.coverage is not None, "rows of different length do not stack"
         return torch.stack([torch.cat(groups) for groups in self._masses.values()])
 
 
@@ -65,6 +69,7 @@ def attention_ratio(masses: Tensor, rows: Tensor, owner: Tensor, num_owners: int
     has 1, whatever the pictures' aspect. An owner without rows or sources gets NaN, and no
     gradient. Source: MIA-DPO (arXiv 2410.17637), which divides by the attention on whole pictures, padding with it.
     """
+    # sums and not means over an owner's rows: their number cancels in the ratio; [layers, N, 2] -> [layers, owners, 2]
     picked = masses[:, rows].float()
     summed = picked.new_zeros(masses.shape[0], num_owners, 2).index_add(1, owner, picked)
     on_sources = summed[..., SOURCES]

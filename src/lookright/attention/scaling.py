@@ -16,12 +16,12 @@ class ImageScaling:
 
     `factors`: float[B, L], one for every prompt token (1 leaves a token alone); `layers`: those it acts in,
     None for all; `every_step` scales the rows of generated tokens too, not the last prompt row alone.
-    `watch`: float[B, L, C], weightings of the prompt tokens; the head-averaged attention of the last prompt
-    row on them is kept in `masses` (layer -> float[B, C]) as it was used.
+    `coverage`: float[B, L, C], what each of C regions covers of every prompt token; the head-averaged attention of
+    the last prompt row on them, as it was used, is kept in `masses` (layer -> float[B, C]).
     """
 
     factors: Tensor
-    watch: Tensor
+    coverage: Tensor
     layers: frozenset[int] | None = None
     every_step: bool = False
     masses: dict[int, Tensor] = field(default_factory=dict)
@@ -35,18 +35,21 @@ class ImageScaling:
     ) -> Tensor:
         """One row a prompt: query float[B, H, 1, D], keys float[B, G, K, D] -> float[B, 1, H, D]."""
         batch, num_heads, _, width = query.shape
-        num_groups = key.shape[1]
-        grouped = query.view(batch, num_groups, num_heads // num_groups, width)
+        num_key_heads = key.shape[1]
+        # the one row of every query head, under the key head that it shares: [B, G, H/G, D] @ [B, G, D, K]
+        grouped = query.view(batch, num_key_heads, num_heads // num_key_heads, width)
         logits = (grouped @ key.transpose(2, 3)).float() * scaling
         if self.layers is None or layer in self.layers:
+            # keys behind the prompt are generated tokens, which nothing scales: [B, L] -> [B, K]
             factors = F.pad(self.factors, (0, key.shape[2] - self.factors.shape[1]), value=1.0)
             logits = logits * factors[:, None, None, :]
         if mask is not None:
             logits = _masked(logits, mask)
         probabilities = torch.softmax(logits, dim=-1)
+        # the first call is the last prompt row's; with `every_step` others follow
         if layer not in self.masses:
-            watched = probabilities.mean((1, 2))[:, : self.watch.shape[1]]
-            self.masses[layer] = (watched[:, None] @ self.watch.to(watched.dtype))[:, 0]
+            on_prompt = probabilities.mean((1, 2))[:, : self.coverage.shape[1]]
+            self.masses[layer] = (on_prompt[:, None] @ self.coverage.to(on_prompt.dtype))[:, 0]
         output = probabilities.to(value.dtype) @ value
         return output.reshape(batch, num_heads, 1, -1).transpose(1, 2)
 

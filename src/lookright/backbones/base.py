@@ -1,5 +1,28 @@
-"""What every backbone answers: tokens, pictures, geometry, and one decoder pass. It knows nothing of losses."""
+"""What every backbone answers: tokens, pictures, geometry, and one decoder pass. It knows nothing of losses.
 
+What the abstract methods cannot say, a backbone keeps too. `tests/backbones/contract.py` tries all of it; what is
+marked * is checked in every packed pass, which raises BackboneError in place of wrong numbers.
+
+The decoder, `language_model(model)`, is a stack in the manner of transformers:
+
+- `use_lookright_attention(decoder)` has been called, and the stack hands unknown keyword arguments (`packed=`) through
+  its layers to the attention function *, whose module tells its number in `layer_idx`, 0 to `num_layers` - 1 *.
+- Attention is softmax(scaling q k) over what comes before: no dropout *, capped logits or sinks *; a sliding
+  window may not be shorter than `max_length` *. Keys carry positions from `position_ids`, which repeat in a packed row.
+- A mask of four dimensions is taken as ready made, as `transformers.masking_utils` takes it.
+- It returns `last_hidden_state` behind its last norm: the whole row float[1, T, D], or in a packed pass the
+  rows of `packed.layout.suffix_index` alone *. The second saves the last layer's work on rows that nobody reads:
+  see `_last_layer_forward` of `backbones.llava`.
+- It takes a cache of keys and values under the name `CACHE`, and `use_cache`, for answering.
+- `decoder.layers` are its layers, and the attention module is the only child of a layer with a `layer_idx`, for
+  `trainer.compile`.
+
+The model around it has `generate`, `get_input_embeddings`, `get_output_embeddings`, and a `config` whose
+`get_text_config()` and, if there is one, `vision_config` name their sizes as Llama's and CLIP's do (`hidden_size`,
+`intermediate_size`, `num_attention_heads` ...), for `trainer.plan` and for caches.
+"""
+
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +31,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import create_causal_mask
 
 from lookright.backbones.prompts import EncodedPrompt, check_placeholders, expand_images, shared_prompt
 from lookright.backbones.tokenizer import TextTokenizer
 from lookright.errors import RecordError
 from lookright.types import IMAGE_PLACEHOLDER, Box, Footprint, Size
+
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+"""What transformers calls the cache of keys and values: `cache` from 5.24 on, `past_key_values` before."""
 
 
 class TokenMap(ABC):
@@ -128,7 +155,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def language_model(self, model: nn.Module) -> nn.Module:
-        """The stock decoder stack: takes inputs_embeds, position_ids, returns last_hidden_state."""
+        """The decoder stack, stock or not, as the module's docstring describes it."""
 
     @abstractmethod
     def lora_targets(self) -> str:

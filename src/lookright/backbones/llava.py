@@ -152,6 +152,7 @@ def _last_layer_forward(
     if packed is None:
         return type(self).forward(self, hidden_states, **kwargs)
     attention, rows = self.self_attn, packed.layout.suffix_index
+    # keys and values of the whole row, queries of `rows`; the rotary tables [1, T, D] go over all heads alike
     normed = self.input_layernorm(hidden_states)
     cos, sin = (part[:, None] for part in kwargs["position_embeddings"])
 

@@ -124,6 +124,7 @@ def _row_ids(example: Example) -> Tensor:
 
 def _positions(example: Example) -> Tensor:
     length = len(example.prompt.input_ids)
+    # every response goes on from the prompt, as if it were alone: 0 .. L-1 | L, L+1, ... | L, L+1, ...
     runs = [torch.arange(length, length + len(response.token_ids) - 1) for response in example.responses]
     return torch.cat([torch.arange(length), *runs])
 
@@ -147,14 +148,17 @@ def _scored(examples: Sequence[Example]) -> ScoredTokens:
     rows, targets, owners = [], [], []
     suffix_start, owner = 0, 0
     for example in examples:
+        # within a suffix row 0 is the last prompt token, which all responses share; their inputs begin at row 1
         first_input = 1
         for response in example.responses:
             response_rows, response_targets = scored_tokens(response.token_ids, response.num_unscored, first_input)
             rows.append(response_rows + suffix_start)
             targets.append(response_targets)
             owners.append(torch.full_like(response_rows, owner))
+            # a response of n tokens has n - 1 inputs: its last token predicts nothing
             first_input += len(response.token_ids) - 1
             owner += 1
+        # one past the last input is the suffix's length, so where the next prompt's begins
         suffix_start += first_input
     return ScoredTokens(rows=torch.cat(rows), targets=torch.cat(targets), owner=torch.cat(owners), num_responses=owner)
 

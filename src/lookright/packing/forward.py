@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lookright.attention import PackedCall, RowRecorder, attention_ratio
+from lookright.attention import PackedCall, PackedLayout, RowRecorder, attention_ratio
 from lookright.backbones.base import Backbone
+from lookright.errors import BackboneError
 from lookright.packing.batch import PackedBatch
 from lookright.packing.logprobs import sum_by_response, token_logps
 
@@ -56,20 +57,52 @@ def decoder_rows(
     features: Sequence[Tensor],
     recorder: RowRecorder | None = None,
 ) -> Tensor:
-    """Last hidden states of the suffix rows of all prompts: float[sum S, D]."""
+    """Last hidden states of the suffix rows of all prompts: float[sum S, D].
+
+    A stack may return its whole row, as every stock decoder does, or the suffix rows alone, where its last layer
+    is trimmed to them. Raises BackboneError where it returns neither, or where attention was not ours.
+    """
     embeds = backbone.merge_images(model, batch.input_ids, batch.image_mask, features)
     if recorder is not None:
         recorder.expect(batch.layout)
+    call = PackedCall(layout=batch.layout, recorder=recorder)
     output = backbone.language_model(model)(
         inputs_embeds=embeds,
         position_ids=batch.position_ids,
         # transformers takes a mask of four dimensions as ready made; the packed call holds the real one
         attention_mask=embeds.new_zeros(1, 1, 1, 1),
         use_cache=False,
-        packed=PackedCall(layout=batch.layout, recorder=recorder),
+        packed=call,
         **backbone.decoder_kwargs(batch.image_mask),
     )
-    return output.last_hidden_state[0]
+    _check_reached(backbone, call)
+    return _suffix_rows(backbone, output.last_hidden_state, batch.layout)
+
+
+def _suffix_rows(backbone: Backbone, states: Tensor, layout: PackedLayout) -> Tensor:
+    """float[1, T, D], or float[1, sum S, D] from a trimmed last layer -> float[sum S, D]."""
+    num_rows = states.shape[1]
+    # where all prompts are a single token the two counts are one, and so are the rows
+    if num_rows == len(layout.suffix_index):
+        return states[0]
+    if num_rows == layout.num_tokens:
+        return states[0, layout.suffix_index]
+    raise BackboneError(
+        f"{type(backbone).__name__}: the decoder returned {num_rows} rows for a packed row of {layout.num_tokens} "
+        f"tokens, {len(layout.suffix_index)} of them in suffixes; it returns all rows, or those of "
+        "packed.layout.suffix_index alone"
+    )
+
+
+def _check_reached(backbone: Backbone, call: PackedCall) -> None:
+    """Attention that did not see the packed call mixed prompts and responses; what it recorded is nothing."""
+    missing = sorted(set(range(backbone.num_layers)) - call.layers)
+    if missing:
+        raise BackboneError(
+            f"{type(backbone).__name__}: the packed pass did not reach the attention of layers {missing} of "
+            f"{backbone.num_layers}; the decoder hands the keyword argument `packed` through to its attention "
+            "function, which use_lookright_attention(decoder) sets, and num_layers is its depth"
+        )
 
 
 def _first_response_ratio(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lookright.backbones.ixc25 import Ixc25Config, Ixc25ForCausalLM
-from lookright.backbones.ixc25.checkpoint import TASK_LORA, load_checkpoint, save_checkpoint
-from lookright.backbones.ixc25.names import official_name, official_shapes, parameter_name
+from lookright.backbones.ixc25.checkpoint import TASK_LORA, load_checkpoint, official_shapes, save_checkpoint
+from lookright.backbones.ixc25.modeling import official_name, parameter_name
 from lookright.errors import ConfigError
 from tests.backbones.checkpoints import write_weights
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lookright.backbones.cache_name import CACHE
+from lookright.backbones.base import CACHE
 from lookright.backbones.ixc25 import Ixc25ForCausalLM
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 2}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lookright.backbones.ixc25 import Ixc25Config, Ixc25ForCausalLM
-from lookright.backbones.ixc25.names import official_shapes, parameter_name
+from lookright.backbones.ixc25.checkpoint import official_shapes
+from lookright.backbones.ixc25.modeling import parameter_name
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 TOLERANCE = 1e-4  # float32; two versions of the official stack agree to 1e-5

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lookright.backbones.ixc25 import Ixc25ForCausalLM
-from lookright.backbones.ixc25.names import official_name
+from lookright.backbones.ixc25.modeling import official_name
 
 TOLERANCE = 5e-6  # in float64, but rotary angles and the overview's resize stay in float32: up to 1.3e-6 was seen
 

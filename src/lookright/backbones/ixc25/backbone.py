@@ -4,17 +4,19 @@ import copy
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lookright.attention import use_lookright_attention
+from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.backbones.folder import check_folder, local_folder
 from lookright.backbones.ixc25.checkpoint import load_checkpoint, save_checkpoint
 from lookright.backbones.ixc25.configuration import Ixc25Config
+from lookright.backbones.ixc25.decoder import Ixc25DecoderLayer
 from lookright.backbones.ixc25.image_transform import (
     VARIANTS,
     TilePlan,
@@ -23,7 +25,6 @@ from lookright.backbones.ixc25.image_transform import (
     transform_picture,
 )
 from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM
-from lookright.backbones.ixc25.suffix_layer import suffix_layer_forward
 from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
 from lookright.backbones.quantization import check_quantization, require_bitsandbytes
@@ -117,7 +118,7 @@ class Ixc25Backbone(Backbone):
         model.generation_config.eos_token_id = list(self.end_token_ids)
         decoder = self.language_model(model)
         use_lookright_attention(decoder)
-        decoder.layers[-1].forward = types.MethodType(suffix_layer_forward, decoder.layers[-1])
+        decoder.layers[-1].forward = types.MethodType(_last_layer_forward, decoder.layers[-1])
         return model
 
     def language_model(self, model: nn.Module) -> nn.Module:
@@ -140,3 +141,22 @@ class Ixc25Backbone(Backbone):
         """Write weights and configuration in the official layout, and the tokenizer."""
         save_checkpoint(model, Path(folder))
         copy_tokenizer(self.folder, Path(folder))
+
+
+def _last_layer_forward(
+    self: Ixc25DecoderLayer, hidden_states: Tensor, packed: PackedCall | None = None, **kwargs: Any
+) -> Tensor:
+    """The last decoder layer: in a packed pass it computes queries, output and MLP for suffix rows alone.
+
+    float[1, T, C] -> float[1, sum S, C]; without `packed` it is the layer's own forward.
+    """
+    if packed is None:
+        return type(self).forward(self, hidden_states, **kwargs)
+    attention, rows, image_rows = self.attention, packed.layout.suffix_index, kwargs["image_rows"]
+    normed = self.attention_norm(hidden_states)
+    query, key, value = attention.query_key_value(normed, kwargs["position_embeddings"], image_rows)
+    output = suffix_attention(query[:, :, rows], key, value, attention.scaling, attention.layer_idx, packed)
+    # where image rows, which count through the whole row, come to lie among the rows that are kept
+    kept = None if image_rows is None else torch.isin(rows, image_rows).nonzero().squeeze(-1)
+    hidden_states = hidden_states[:, rows] + attention.wo(output.flatten(2), image_rows=kept)
+    return hidden_states + self.feed_forward(self.ffn_norm(hidden_states), image_rows=kept)

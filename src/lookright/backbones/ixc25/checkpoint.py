@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lookright.backbones.ixc25.configuration import Ixc25Config
-from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM
-from lookright.backbones.ixc25.names import official_name, official_shapes, parameter_name
+from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM, official_name, parameter_name
 from lookright.backbones.shards import (
     SHARD_BYTES,
     assign,
@@ -62,6 +61,11 @@ def save_checkpoint(model: Ixc25ForCausalLM, folder: Path, shard_bytes: int = SH
     generation = model.generation_config
     ids = {key: getattr(generation, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", ids)
+
+
+def official_shapes(model: Ixc25ForCausalLM) -> dict[str, tuple[int, ...]]:
+    """Checkpoint names and shapes of a model, which may lie on the meta device."""
+    return {official_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _empty_model(config: Ixc25Config) -> Ixc25ForCausalLM:

@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from lookright.backbones.cache_name import CACHE
+from lookright.backbones.base import CACHE
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.plora import IdleLinear, PartialLoraLinear, image_rows
 from lookright.backbones.ixc25.rotary import apply_rotary, rotary_tables

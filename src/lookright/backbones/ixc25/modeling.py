@@ -12,11 +12,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
-from lookright.backbones.cache_name import CACHE
+from lookright.backbones.base import CACHE
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.decoder import Ixc25Model, Ixc25PreTrainedModel
-from lookright.backbones.ixc25.names import official_name
 from lookright.backbones.ixc25.vision import Ixc25VisionTower, picture_rows
+
+_TOWER = "vit.vision_tower."
 
 
 class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
@@ -221,3 +222,13 @@ def _window(along_prompt: Tensor, start: int, stop: int) -> Tensor:
     if not missing:
         return inside
     return torch.cat([inside, inside.new_zeros(inside.shape[0], missing, *inside.shape[2:])], dim=1)
+
+
+def official_name(name: str) -> str:
+    """Checkpoint name of one of our parameters: the official ViT has a level `vision_model` more than transformers'."""
+    return name.replace(_TOWER, f"{_TOWER}vision_model.", 1) if name.startswith(_TOWER) else name
+
+
+def parameter_name(name: str) -> str:
+    """Our parameter for a checkpoint name, the inverse of `official_name`."""
+    return name.replace(f"{_TOWER}vision_model.", _TOWER, 1)
