@@ -80,7 +80,8 @@ class Prompt:
 class Preference:
     """A preference pair; `rejected` may hold several answers for one prompt (k >= 1).
 
-    `target` and `regions` are None where the geometry is unknown; terms that need them refuse the record.
+    `target` and `regions` are None where the geometry is unknown; terms that need them refuse the record. `scores`
+    are a rejected answer's, or a list of all of theirs where there are several.
     """
 
     id: str
@@ -91,7 +92,7 @@ class Preference:
     format: str | None = None
     target: int | None = None
     regions: list[Region] | None = None
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] | dict[str, list[float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property

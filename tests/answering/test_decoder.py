@@ -1,11 +1,13 @@
 """Batched decoding against one prompt at a time, and against transformers' own generation without cache."""
 
 import copy
+import hashlib
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from lookright.answering.adaptive import AdaptiveDecoder
 from lookright.answering.decoder import Answer, Decoder, Sampling
 from lookright.answering.prefill import prefill
 from lookright.backbones.llava import LlavaBackbone
@@ -128,6 +130,53 @@ def test_sampling_is_repeatable_and_leaves_the_generator_alone(
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(99)
     assert draw(1) == first and draw(2) != first
+
+
+def test_several_answers_equal_stock_rows_under_their_seed(
+    llava: LlavaBackbone, model: PreTrainedModel, slow: PreTrainedModel, inputs: list[DecoderInput], seeds: list[int]
+) -> None:
+    """Stock generation of as many rows of the same prompt, without cache, from the seed that was set."""
+    decoder = Decoder(max_new_tokens=6, sampling=Sampling(temperature=1.7, top_p=0.9, seed=5))
+    drawn = tokens(decoder.several(llava, model, inputs[0], 3, "a"))
+    digest = hashlib.blake2b(b"5/a", digest_size=7).digest()
+    assert seeds == [int.from_bytes(digest, "big")]
+    torch.manual_seed(seeds[0])
+    rows = slow.generate(
+        input_ids=inputs[0].prompt.input_ids.expand(3, -1),
+        pixel_values=stacked(slow, inputs[0]).repeat(3, 1, 1, 1),
+        generation_config=GenerationConfig(
+            max_new_tokens=6, do_sample=True, temperature=1.7, top_p=0.9, top_k=0, use_cache=False,
+            pad_token_id=llava.pad_token_id, eos_token_id=llava.end_token_ids,
+        ),
+    )[:, len(inputs[0].prompt.input_ids) :].tolist()  # fmt: skip
+    ends = [next((n + 1 for n, token in enumerate(row) if token in llava.end_token_ids), len(row)) for row in rows]
+    assert drawn == [row[:end] for row, end in zip(rows, ends, strict=True)]
+    assert len({tuple(row) for row in drawn}) == 3
+
+
+def test_several_answers_depend_on_seed_and_key(
+    llava: LlavaBackbone, model: PreTrainedModel, inputs: list[DecoderInput]
+) -> None:
+    def draw(seed: int, key: str) -> list[list[int]]:
+        decoder = Decoder(max_new_tokens=6, sampling=Sampling(temperature=2.0, seed=seed))
+        return tokens(decoder.several(llava, model, inputs[1], 4, key))
+
+    before = torch.random.get_rng_state()
+    first = draw(1, "a")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert draw(1, "a") == first
+    assert draw(2, "a") != first and draw(1, "b") != first
+
+
+def test_several_adaptive_answers_share_their_prompts_factor(
+    llava: LlavaBackbone, model: PreTrainedModel, inputs: list[DecoderInput]
+) -> None:
+    decoder = AdaptiveDecoder(max_new_tokens=3, sampling=Sampling(temperature=2.0))
+    (alone,) = decoder.answer(llava, model, inputs[:1])
+    found = decoder.several(llava, model, inputs[0], 3, "a")
+    assert [(one.factor, one.confidence) for one in found] == [(alone.factor, alone.confidence)] * 3
+    assert alone.factor != 1 and len({tuple(one.token_ids) for one in found}) > 1
 
 
 def test_with_an_adapter(llava: LlavaBackbone, inputs: list[DecoderInput]) -> None:

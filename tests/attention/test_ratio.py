@@ -44,6 +44,20 @@ def test_ratio_equals_eager_maps_in_every_layer_and_band(llava: LlavaBackbone, d
 
 
 @torch.no_grad()
+def test_every_response_has_its_own_ratio(llava: LlavaBackbone) -> None:
+    examples = ragged_examples(llava)
+    model = lively_model(llava)
+    batch = pack(examples)
+    output = packed_forward(llava, model, batch, llava.encode_images(model, batch.pixels), [1, 5])
+    stock = stock_model(llava, model)
+    maps = [plain_ratios(stock, example, response) for example in examples for response in example.responses]
+    assert_close(output.response_ratio, torch.stack(maps)[:, [1, 5]].mean(1), atol=1e-5, why=ROUNDING)
+    owners = [number for number, example in enumerate(examples) for _ in example.responses]
+    assert batch.prompt_of_response().tolist() == owners and len(owners) > len(examples)
+    assert torch.equal(output.attention_ratio, output.response_ratio[batch.first_response])
+
+
+@torch.no_grad()
 def test_ratio_of_some_rows_alone(llava: LlavaBackbone) -> None:
     """The row that decides the first answer token, and all but it; also after a further question."""
     examples = ragged_examples(llava)

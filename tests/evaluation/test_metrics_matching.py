@@ -2,8 +2,8 @@
 
 import pytest
 
+from lookright.common.matching import is_correct
 from lookright.evaluation.error_kinds import error_kind
-from lookright.evaluation.matching import is_correct
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,24 @@ def test_generation_report_without_attention_or_pictures(tmp_path: Path) -> None
     text_of(GenerationReport(PictureFolder(tmp_path)).html())  # nothing happened yet
 
 
+def test_generation_report_with_several_answers(tmp_path: Path) -> None:
+    report = GenerationReport(PictureFolder(tmp_path), reasons=["same_answer"], num_examples=5)
+    dropped = Decision(keep=False, reason="repeated_answer")
+    outcomes = [Decision(keep=True), dropped, Decision(keep=True), Decision(keep=False, reason="same_answer")]
+    for index, answers in enumerate((outcomes, outcomes[1:2] * 4)):
+        for number, decision in enumerate(answers):
+            report.add(make_prompt(tmp_path, index), f"square {number}", decision, number)
+    page = report.html()
+    text = " ".join(text_of(page).split())
+    # two prompts, eight answers of which one is right and two are kept, both for the first prompt
+    for figure in ("2 prompts answered", "8 answers", "7 wrong answers", "2 preference pairs", "50.0 % prompts with"):
+        label, value = figure.split(" ", 1)[1], figure.split(" ", 1)[0]
+        assert f"{figure}" in text or f"{label} {value}" in text, (figure, text[:400])
+    row = re.search(r"<tr><th scope=\"row\">Sequence</th>(.*?)</tr>", page).group(1)
+    assert re.findall(r"<td>(.*?)</td>", row) == ["2", "-", "8", "2", "1", "5"]
+    assert "5 of 8, drawn" in text and "answer 3" in text
+
+
 def example(folder: Path, index: int, heat: bool, **answers: str) -> Example:
     """Right where an answer is `circle`."""
     maps = [[(LEFT, 0.4), (RIGHT, 0.1)]] * 2 if heat else None

@@ -12,6 +12,7 @@ from lookright.selection.base import Candidate, PostFilter
 from lookright.selection.none import NoSelection
 from lookright.selection.pipeline import SelectionPipeline
 from lookright.selection.post import EditDistanceFilter, LengthRatioFilter, PerplexityFilter
+from lookright.selection.random import RandomSelection
 
 GOOD = Candidate(
     id="q1", format="sequence", num_images=2, chosen="circle", rejected="square", attention_ratio=0.2, perplexity=1.5
@@ -52,6 +53,18 @@ def test_the_first_drop_is_the_reason(change: dict[str, Any], reason: str | None
     decision = pipeline().decide(dataclasses.replace(GOOD, **change))
     assert (decision.keep, decision.reason) == (reason is None, reason)
     assert set(decision.scores) == {"attention_ratio", "perplexity", "length_ratio", "edit_distance"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({}, "repeated_answer"), ({"rejected": "circle"}, "same_answer"), ({"attention_ratio": 0.9}, "repeated_answer")],
+)
+def test_a_repeated_answer_is_dropped_and_never_drawn(change: dict[str, Any], reason: str) -> None:
+    repeated = dataclasses.replace(GOOD, repeated=True, **change)
+    assert pipeline().decide(repeated).reason == reason
+    drawn = SelectionPipeline(RandomSelection(count=1))
+    drawn.prepare([repeated, dataclasses.replace(GOOD, id="q2")])
+    assert drawn.decide(dataclasses.replace(GOOD, id="q2")).keep
 
 
 def test_limits_included_or_not() -> None:

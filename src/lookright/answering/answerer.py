@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -54,6 +55,23 @@ class ScoredAnswer:
             "perplexity": self.perplexity,
             "confidence": self.answer.confidence,
         }
+
+
+OF_EACH = ("answer", "num_tokens", "attention_ratio", "perplexity")
+"""What the answers to one prompt do not share, in a line of answers.jsonl."""
+
+
+def several_line(items: Sequence[ScoredAnswer]) -> dict[str, Any]:
+    """For answers.jsonl, all answers to one prompt: what they share, and under `answers` what they do not."""
+    lines = [item.line() for item in items]
+    shared = {key: value for key, value in lines[0].items() if key not in OF_EACH}
+    return shared | {"answers": [{key: line[key] for key in OF_EACH} for line in lines]}
+
+
+def answers_of(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The answers of a line of answers.jsonl, each as a line with one answer has it: the inverse of `several_line`."""
+    shared = {key: value for key, value in line.items() if key != "answers"}
+    return [shared | one for one in line["answers"]] if "answers" in line else [line]
 
 
 class NoisyPictures:
@@ -117,7 +135,21 @@ class Answerer:
                 continue
             prompts, questions = zip(*asked, strict=True)
             answers = self.decoder.answer(self.backbone, self.policy, questions)
-            yield from (item for item in self._scored(prompts, questions, answers) if item.prompt.id not in done)
+            scored = self._scored(prompts, questions, [[answer] for answer in answers])
+            yield from (item for (item,) in scored if item.prompt.id not in done)
+
+    def several(
+        self, prompts: Iterable[Prompt], pictures: Pictures, num_answers: int, done: Collection[str] = frozenset()
+    ) -> Iterator[list[ScoredAnswer]]:
+        """`num_answers` drawn answers to each prompt that is not done, in order.
+
+        A prompt is a batch of its own: its answers are as many rows, and depend on nothing but itself.
+        """
+        for prompt in prompts:
+            question = None if prompt.id in done else self._question(prompt, pictures, is_done=False)
+            if question is not None:
+                answers = self.decoder.several(self.backbone, self.policy, question, num_answers, prompt.id)
+                yield from self._scored([prompt], [question], [answers])
 
     def _question(self, prompt: Prompt, pictures: Pictures, is_done: bool) -> DecoderInput | None:
         """None where a picture cannot be read any more; of a prompt that is answered nobody needs to know."""
@@ -131,9 +163,9 @@ class Answerer:
 
     @torch.no_grad()
     def _scored(
-        self, prompts: Sequence[Prompt], questions: Sequence[DecoderInput], answers: Sequence[Answer]
-    ) -> Iterator[ScoredAnswer]:
-        """One packed pass over all answers of the batch."""
+        self, prompts: Sequence[Prompt], questions: Sequence[DecoderInput], answers: Sequence[Sequence[Answer]]
+    ) -> Iterator[list[ScoredAnswer]]:
+        """The answers to each prompt, by one packed pass over all of the batch."""
         model = bare_model(self.policy)
         device = next(model.parameters()).device
         examples = [
@@ -141,24 +173,28 @@ class Answerer:
                 id=prompt.id,
                 prompt=question.prompt,
                 pixels=question.pixels,
-                responses=[Response(token_ids=torch.tensor(answer.token_ids))],
+                responses=[Response(token_ids=torch.tensor(one.token_ids)) for one in own],
                 coverage=question.coverage,
             )
-            for prompt, question, answer in zip(prompts, questions, answers, strict=True)
+            for prompt, question, own in zip(prompts, questions, answers, strict=True)
         ]
         batch = move(pack(examples), device)
         features = self.backbone.encode_images(model, batch.pixels)
         output = packed_forward(self.backbone, model, batch, features, [self.ratio_layer], self.ratio_rows)
-        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            yield ScoredAnswer(
-                prompt=prompt,
-                answer=answer,
-                attention_ratio=_known(output.attention_ratio[index]),
-                even_ratio=_known(batch.even_ratio[index]),
-                scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
-                perplexity=math.exp(-float(output.logps[index]) / int(output.num_tokens[index])),
-                noise=None if self.noise is None else self.noise.describe(prompt),
-            )
+        responses = count()
+        for index, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
+            yield [
+                ScoredAnswer(
+                    prompt=prompt,
+                    answer=answer,
+                    attention_ratio=_known(output.response_ratio[response]),
+                    even_ratio=_known(batch.even_ratio[index]),
+                    scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
+                    perplexity=math.exp(-float(output.logps[response]) / int(output.num_tokens[response])),
+                    noise=None if self.noise is None else self.noise.describe(prompt),
+                )
+                for answer, response in zip(own, responses, strict=False)
+            ]
 
 
 def _known(value: torch.Tensor) -> float | None:

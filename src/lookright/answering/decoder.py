@@ -73,17 +73,34 @@ class Decoder:
         return self.answer_from(backbone, model, prefill(backbone, model, inputs))
 
     @torch.no_grad()
-    def answer_from(self, backbone: Backbone, model: nn.Module, state: Prefill) -> list[Answer]:
+    def several(
+        self, backbone: Backbone, policy: nn.Module, item: DecoderInput, num_answers: int, key: str
+    ) -> list[Answer]:
+        """`num_answers` drawn answers to one prompt, which depend on the sampling's seed, the number and `key`.
+
+        The prompt runs once and alone, so that its answers do not depend on others that are asked beside it.
+        """
+        assert self.sampling is not None, "without sampling all answers are the same"
+        model = bare_model(policy.eval())
+        state = prefill(backbone, model, [item]).repeated(num_answers)
+        return self.answer_from(backbone, model, state, key.encode())
+
+    @torch.no_grad()
+    def answer_from(
+        self, backbone: Backbone, model: nn.Module, state: Prefill, key: bytes | None = None
+    ) -> list[Answer]:
         """Answer the prompts of a pass through the bare `model`.
 
+        Where tokens are drawn, `key` decides with the seed which; the prompts' tokens where it is None.
         Other decoders may answer from the same pass afterwards, unless this one has beams, which reorder its cache.
         """
+        key = state.input_ids.cpu().numpy().tobytes() if key is None else key
         # generation runs the last prompt token again, so that it can be looked at differently; what an answer before
         # this one left behind the prompt goes too
         state.cache.crop(state.input_ids.shape[1] - 1 - state.cache.get_seq_length())
         if self.num_beams > 1:
             state.cache.batch_repeat_interleave(self.num_beams)
-        with self._drawing(state), self.looking(backbone, state) as scaling:
+        with self._drawing(key), self.looking(backbone, state) as scaling:
             rows = model.generate(
                 input_ids=state.input_ids,
                 attention_mask=state.attention_mask,
@@ -107,15 +124,14 @@ class Decoder:
         return [{} for _ in range(len(state.input_ids))]
 
     @contextmanager
-    def _drawing(self, state: Prefill) -> Iterator[None]:
-        """A batch of prompts always draws the same, whatever came before; the caller's generator is left alone."""
+    def _drawing(self, key: bytes) -> Iterator[None]:
+        """One key always draws the same, whatever came before; the caller's generator is left alone."""
         if self.sampling is None:
             yield
             return
         with torch.random.fork_rng():
-            prompts = hashlib.blake2b(f"{self.sampling.seed}/".encode(), digest_size=7)
-            prompts.update(state.input_ids.cpu().numpy().tobytes())
-            torch.manual_seed(int.from_bytes(prompts.digest(), "big"))
+            digest = hashlib.blake2b(f"{self.sampling.seed}/".encode() + key, digest_size=7).digest()
+            torch.manual_seed(int.from_bytes(digest, "big"))
             yield
 
     def _generation_config(self, backbone: Backbone) -> GenerationConfig:

@@ -29,6 +29,20 @@ class Prefill:
         """Largest probability of the first answer token: float32[B]."""
         return self.logits.softmax(-1).amax(-1)
 
+    def repeated(self, count: int) -> "Prefill":
+        """Every prompt `count` times, beside each other; the cache is this one's, grown."""
+        self.cache.batch_repeat_interleave(count)
+        rows = (self.input_ids, self.attention_mask, self.image_mask, self.coverage, self.logits)
+        input_ids, attention_mask, image_mask, coverage, logits = (one.repeat_interleave(count, 0) for one in rows)
+        return Prefill(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_mask=image_mask,
+            coverage=coverage,
+            logits=logits,
+            cache=self.cache,
+        )
+
 
 @torch.no_grad()
 def prefill(backbone: Backbone, model: nn.Module, inputs: Sequence[DecoderInput]) -> Prefill:

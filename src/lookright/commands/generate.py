@@ -2,19 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.answering.answerer import Answerer
+from lookright.answering.answerer import Answerer, answers_of, several_line
 from lookright.backbones.loading import load_policy
 from lookright.commands.generate_parts import GenerationParts
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.streams import in_threads, progress
+from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
 from lookright.composing.workspace import Workspace, open_workspace
 from lookright.config.entry import with_output
@@ -26,6 +27,7 @@ from lookright.records.readers import BAR_AFTER
 from lookright.records.records import prompt_from_dict, to_dict
 from lookright.records.validate import BadRecords, OnBadRecord
 from lookright.reports.generation import GenerationReport
+from lookright.selection.confusion import check_companion_answers
 from lookright.selection.select import merge_shards, rows, select
 from lookright.types import Prompt
 
@@ -41,6 +43,8 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
     if "compose" in parts.stages:
         _compose(parts, workspace)
     if "answer" in parts.stages:
+        if "select" in parts.stages and parts.pipeline.selection.needs_companions:
+            _check_companions(workspace)
         _answer(parts, workspace)
     if workspace.count > 1 and config.stage != "select":
         print(f"shard {workspace.index} of {workspace.count} is done; stage=select joins all of them")
@@ -57,7 +61,8 @@ def _data(config: DictConfig) -> str:
     values = ", ".join(described_values(config.source))
     name = str(config.source["_target_"]).rpartition(".")[2]
     name = f"{name} ({values})" if values else name
-    return f"{name}, {config.split} split, num_prompts={config.num_prompts}, seed={config.seed}"
+    several = f", num_answers={config.num_answers}" if config.num_answers > 1 else ""
+    return f"{name}, {config.split} split, num_prompts={config.num_prompts}{several}, seed={config.seed}"
 
 
 def _compose(parts: GenerationParts, workspace: Workspace) -> None:
@@ -73,6 +78,12 @@ def _compose(parts: GenerationParts, workspace: Workspace) -> None:
     if not workspace.source_facts.is_file():
         write_atomically(workspace.source_facts, [json.dumps(facts) + "\n"])
     compose(lots, parts.source, workspace, config.num_workers, config.on_bad_record)
+
+
+def _check_companions(workspace: Workspace) -> None:
+    """Raise RecordError before hours of answers for a prompt that selection could make nothing of afterwards."""
+    for prompt in map(prompt_from_dict, read_lines(workspace.instructions)):
+        check_companion_answers(f"prompt {prompt.id}", companion_answers(prompt))
 
 
 def _answer(parts: GenerationParts, workspace: Workspace) -> None:
@@ -95,10 +106,21 @@ def _answer(parts: GenerationParts, workspace: Workspace) -> None:
             ratio_rows=config.ratio_rows,
             unreadable=partial(_leave_out, workspace, skipped, config.on_bad_record),
         )
-        scored = answerer.answer_batches(_batches(workspace, skipped), pictures, written.done)
+        batches = _batches(workspace, skipped)
+        lines = _answer_lines(answerer, config.num_answers, batches, pictures, written.done)
         done = len(written.done)
-        for item in progress(scored, num_open + done, "answer", done):
-            written.add(item.line())
+        for line in progress(lines, num_open + done, "answer", done):
+            written.add(line)
+
+
+def _answer_lines(
+    answerer: Answerer, num_answers: int, batches: Iterable[list[Prompt]], pictures: PictureFolder, done: set[str]
+) -> Iterator[dict[str, Any]]:
+    """A line for each prompt that is not done."""
+    if num_answers == 1:
+        return (item.line() for item in answerer.answer_batches(batches, pictures, done))
+    prompts = chain.from_iterable(batches)
+    return (several_line(items) for items in answerer.several(prompts, pictures, num_answers, done))
 
 
 def _check_budget(
@@ -158,8 +180,9 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
         reasons=parts.pipeline.reasons,
         num_examples=parts.config.report_examples,
     )
-    for prompt, answer in rows(workspace):
-        report.add(prompt, answer["answer"], decisions[prompt.id])
+    for prompt, line in rows(workspace):
+        for number, (answer, decision) in enumerate(zip(answers_of(line), decisions[prompt.id], strict=True)):
+            report.add(prompt, answer["answer"], decision, number)
     for reason, count in skipped.items():
         report.add_skipped(reason, count)
     report.write(workspace.folder / "report.html", made_by(parts.config, "generate.py", _data(parts.config)))
@@ -201,7 +224,7 @@ def _composed_summary(workspace: Workspace) -> dict[str, Any]:
     answered = workspace.answers.is_file()
     return {
         "composed": cells.total(),
-        **({"answered": sum(1 for _ in read_lines(workspace.answers))} if answered else {}),
+        **({"answered": sum(len(answers_of(line)) for line in read_lines(workspace.answers))} if answered else {}),
         "cells": [{"format": name, "num_images": count, "composed": n} for (name, count), n in sorted(cells.items())],
         "skipped": _skipped(workspace),
         "source": _source_facts(workspace),
@@ -210,7 +233,8 @@ def _composed_summary(workspace: Workspace) -> dict[str, Any]:
 
 def _tell(summary: dict[str, Any], workspace: Workspace) -> None:
     """One line for the console."""
-    counts = ", ".join(f"{summary[key]} {key}" for key in ("composed", "answered", "kept") if key in summary)
+    keys = ("composed", "prompts", "answered", "kept", "preferences")
+    counts = ", ".join(f"{summary[key]} {key}" for key in keys if key in summary)
     dropped = {**summary.get("dropped", {}), **summary["skipped"]}
     reasons = f" (left out: {', '.join(f'{number} {reason}' for reason, number in dropped.items())})" if dropped else ""
     name = "preferences" if "kept" in summary else "answers" if "answered" in summary else "instructions"

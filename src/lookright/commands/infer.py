@@ -16,13 +16,14 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.common.answers import same_answer
 from lookright.common.jsonl import AppendOnly, read_lines
+from lookright.common.matching import is_correct
 from lookright.common.streams import progress
+from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.error_kinds import error_kind, wrong_kind
-from lookright.evaluation.matching import is_correct
 from lookright.evaluation.metrics import Metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
@@ -195,12 +196,6 @@ def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
         "factor": round(answer.factor, 6),
         "error_kind": None if right else error_kind(answer.text, prompt.answer, others),
     }
-
-
-def companion_answers(prompt: Prompt) -> list[str]:
-    """What the same question is answered for the other images shown, where the source says it."""
-    answers = prompt.provenance.get("region_answers") or []
-    return [answer for number, answer in enumerate(answers) if number != prompt.target and answer is not None]
 
 
 def chance(prompt: Prompt) -> float | None:

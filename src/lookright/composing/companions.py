@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, get_args
 
 from lookright.composing.sources.base import Source, Split, normalise
 from lookright.errors import ConfigError, RecordError
-from lookright.types import SourceRow
+from lookright.types import Prompt, SourceRow
 
 Within = Literal["split", "folder"]
 Shortfall = Literal["skip", "fill"]
@@ -145,6 +145,12 @@ class CompanionDrawer(ABC):
             if picture not in ambiguous:
                 by_answer.setdefault(normalise(self._rows[position].answer), []).append(position)
         return _Question(by_picture=by_picture, by_answer=list(by_answer.values()))
+
+
+def companion_answers(prompt: Prompt) -> list[str]:
+    """What the prompt's question is answered for the other images shown, where the source says it."""
+    answers = prompt.provenance.get("region_answers") or []
+    return [answer for number, answer in enumerate(answers) if number != prompt.target and answer is not None]
 
 
 class RandomCompanions(CompanionDrawer):

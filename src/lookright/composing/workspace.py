@@ -12,7 +12,17 @@ from lookright.errors import ConfigError
 CONFIG_FILE = "config.yaml"
 ONE_LOT = "all"
 COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "seed", "num_prompts")
-ANSWER_KEYS = (*COMPOSE_KEYS, "backbone", "adapter", "decode", "noise", "ratio_layer", "ratio_rows", "dtype")
+ANSWER_KEYS = (
+    *COMPOSE_KEYS,
+    "backbone",
+    "adapter",
+    "num_answers",
+    "decode",
+    "noise",
+    "ratio_layer",
+    "ratio_rows",
+    "dtype",
+)
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -112,7 +122,8 @@ def open_workspace(config: DictConfig) -> Workspace:
             f"output={workspace.folder} holds a run already and resume=false; set resume=true to go on, "
             "or another output"
         )
-    saved = OmegaConf.load(saved_path)
+    # one answer is what runs had before the key was there
+    saved = OmegaConf.merge({"num_answers": 1}, OmegaConf.load(saved_path))
     answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
     keys = ANSWER_KEYS if answered else COMPOSE_KEYS
     changed = [place for key in keys for place in _changes(_plain(saved, key), _plain(config, key), key)]

@@ -31,6 +31,7 @@ class GenerateConfig:
     num_prompts: Any = MISSING
     backbone: Any = MISSING
     adapter: str | None = None
+    num_answers: int = 1
     decode: Any = MISSING
     selection: Any = MISSING
     filters: dict[str, Any] = field(default_factory=dict)

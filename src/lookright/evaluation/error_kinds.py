@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from lookright.common.answers import normal_words, same_answer
-from lookright.evaluation.matching import is_correct
+from lookright.common.matching import says_another
 
 ErrorKind = Literal["sequence_confusion", "element_interference", "other"]
 YES_OR_NO = (["yes"], ["no"])
@@ -40,11 +40,11 @@ def error_kind(
     Call it for wrong predictions only.
     """
     known = [given for given in companion_answers if given is not None]
-    different = [given for given in known if not same_answer(given, answer)]
-    if any(is_correct(prediction, given, [answer]) for given in different):
+    if says_another(prediction, answer, known):
         return "sequence_confusion"
     if not known and not companion_facts:
         return None
+    different = [given for given in known if not same_answer(given, answer)]
     said, target = set(normal_words(prediction)), set(normal_words(answer))
     only_companions = {word for given in different for word in normal_words(given)} - target
     mixes_answers = bool(said & target) and bool(said & only_companions)

@@ -72,6 +72,11 @@ class PackedBatch:
         """Prompts P."""
         return len(self.ids)
 
+    def prompt_of_response(self) -> Tensor:
+        """The prompt that each response answers, 0-based: int64[R]."""
+        responses = torch.arange(self.scored.num_responses, device=self.first_response.device)
+        return torch.searchsorted(self.first_response, responses, right=True) - 1
+
 
 def pack(examples: Sequence[Example]) -> PackedBatch:
     """Lay examples out in one row, in order."""

@@ -17,13 +17,14 @@ class PackedOutput:
     """What a pass returns.
 
     `logps`: float32[R], nats, summed over the scored tokens of each of R responses; `num_tokens`: int64[R];
-    `attention_ratio`: float32[P] of each prompt's first response, None where no layer was asked for, NaN for
-    a prompt without a target.
+    `response_ratio`: float32[R], the attention ratio of each, and `attention_ratio`: float32[P], that of each prompt's
+    first response; None where no layer was asked for, NaN for a prompt without a target.
     """
 
     logps: Tensor
     num_tokens: Tensor
     attention_ratio: Tensor | None = None
+    response_ratio: Tensor | None = None
 
 
 def packed_forward(
@@ -43,10 +44,12 @@ def packed_forward(
     recorder = RowRecorder(ratio_layers, batch.coverage) if ratio_layers else None
     rows = decoder_rows(backbone, model, batch, features, recorder)
     logits = model.get_output_embeddings()(rows[batch.scored.rows])
+    ratios = None if recorder is None else _response_ratios(recorder, batch, ratio_rows)
     return PackedOutput(
         logps=sum_by_response(token_logps(logits, batch.scored.targets), batch.scored),
         num_tokens=batch.scored.counts(),
-        attention_ratio=None if recorder is None else _first_response_ratio(recorder, batch, ratio_rows),
+        attention_ratio=None if ratios is None else ratios[batch.first_response],
+        response_ratio=ratios,
     )
 
 
@@ -105,11 +108,10 @@ def _check_reached(backbone: Backbone, call: PackedCall) -> None:
         )
 
 
-def _first_response_ratio(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:
-    """The ratio over rows of each prompt's first response: float32[P]."""
+def _response_ratios(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:
+    """The ratio over rows of each response: float32[R]."""
     scored = batch.scored
     wanted = scored.rows_of(ratio_rows)
     rows, owner = scored.rows[wanted], scored.owner[wanted]
-    per_response = attention_ratio(recorder.stacked(), rows, owner, scored.num_responses)
-    ratio = per_response[batch.first_response]
-    return ratio.masked_fill(~batch.has_target, float("nan"))
+    ratios = attention_ratio(recorder.stacked(), rows, owner, scored.num_responses)
+    return ratios.masked_fill(~batch.has_target[batch.prompt_of_response()], float("nan"))

@@ -24,6 +24,7 @@ class _Example:
     prompt: Prompt
     answer: str
     decision: Decision
+    number: int
 
 
 class GenerationReport:
@@ -46,10 +47,19 @@ class GenerationReport:
         self._counts: Counter[tuple[str, int, str | None]] = Counter()
         self._bins: dict[tuple[str, str], list[int]] = {}
         self._skipped: Counter[str] = Counter()
+        self._num_prompts = self._num_with_pair = 0
+        self._last_with_pair: str | None = None
         self._examples: Spread[_Example] = Spread(num_examples)
 
-    def add(self, prompt: Prompt, answer: str, decision: Decision) -> None:
-        """One prompt, the model's answer, and what selection said of it."""
+    def add(self, prompt: Prompt, answer: str, decision: Decision, number: int = 0) -> None:
+        """One prompt, answer `number` (0-based) of the model to it, and what selection said of that.
+
+        All answers to a prompt come one after the other.
+        """
+        self._num_prompts += number == 0
+        if decision.keep and prompt.id != self._last_with_pair:
+            self._num_with_pair += 1
+            self._last_with_pair = prompt.id
         self._counts[prompt.format, prompt.num_images, decision.reason] += 1
         ratio = decision.scores.get("attention_ratio")
         if ratio is not None and ratio == ratio:
@@ -57,7 +67,8 @@ class GenerationReport:
             bins = self._bins.setdefault((prompt.format, outcome), [0] * NUM_BINS)
             bins[min(max(int(ratio * NUM_BINS), 0), NUM_BINS - 1)] += 1
         group = (prompt.format, decision.reason or "")
-        self._examples.add(group, prompt.id, _Example(prompt=prompt, answer=answer, decision=decision))
+        example = _Example(prompt=prompt, answer=answer, decision=decision, number=number)
+        self._examples.add(group, f"{prompt.id}#{number}" if number else prompt.id, example)
 
     def add_skipped(self, reason: str, count: int = 1) -> None:
         """Records that never got an answer, under their reason."""
@@ -72,7 +83,7 @@ class GenerationReport:
             counts=self._table(),
             histograms=self._histograms(),
             cards=[self._card(one) for one in examples],
-            num_answered=self._counts.total(),
+            num_answers=self._counts.total(),
             made_by=made_by_entries(made_by),
         )
 
@@ -81,14 +92,20 @@ class GenerationReport:
         write_page(path, self.html(made_by))
 
     def _figures(self) -> dict[str, str]:
-        total, kept = self._counts.total(), self._sum(None)
+        total, prompts = self._counts.total(), self._num_prompts
         return {
-            "prompts answered": f"{total:,}",
-            "answered wrongly": f"{total - self._sum(SAME_ANSWER):,}",
-            "preference pairs": f"{kept:,}",
-            "pairs per prompt": f"{100 * kept / total:.1f} %" if total else "-",
+            "prompts answered": f"{prompts:,}",
+            **({"answers": f"{total:,}"} if self._several else {}),
+            ("wrong answers" if self._several else "answered wrongly"): f"{total - self._sum(SAME_ANSWER):,}",
+            "preference pairs": f"{self._sum(None):,}",
+            "prompts with a pair": f"{100 * self._num_with_pair / prompts:.1f} %" if prompts else "-",
             **{f"skipped: {_spoken(reason)}": f"{count:,}" for reason, count in self._skipped.items()},
         }
+
+    @property
+    def _several(self) -> bool:
+        """Whether some prompt has several answers."""
+        return self._counts.total() > self._num_prompts
 
     def _sum(self, reason: str | None) -> int:
         return sum(count for (_, _, given), count in self._counts.items() if given == reason)
@@ -141,13 +158,14 @@ class GenerationReport:
         decision, prompt = example.decision, example.prompt
         kept = Cell(text="kept", kind="good")
         verdict = kept if decision.keep else Cell(text=f"dropped: {_spoken(decision.reason or '')}")
+        chips = [Cell(text=f"answer {example.number + 1}"), verdict] if self._several else [verdict]
         right = decision.reason == SAME_ANSWER
         names = ("Chosen", "Rejected") if decision.keep else ("Ground truth", "Model")
         entries = [
             (names[0], Cell(text=prompt.answer, kind="good")),
             (names[1], Cell(text=example.answer or "(empty)", kind="good" if right else "bad")),
         ]
-        return prompt_card(prompt, self.pictures, [verdict], entries, score_line(decision.scores))
+        return prompt_card(prompt, self.pictures, chips, entries, score_line(decision.scores))
 
 
 def _spoken(reason: str) -> str:

@@ -22,8 +22,9 @@ class AttentionSelection:
     Raises ConfigError for a threshold outside [0, 1].
     """
 
-    reason = "attention_ratio"
+    reasons: tuple[str, ...] = ("attention_ratio",)
     needs_attention = True
+    needs_companions = False
     needs_prepare = False
 
     def __init__(
@@ -68,11 +69,16 @@ class AttentionSelection:
         if ratio is None or math.isnan(ratio):
             raise RecordError(
                 "no_attention_ratio",
-                f"{candidate.id}: attention_ratio is {ratio}, and selection=attention decides by it; "
+                f"{candidate.id}: attention_ratio is {ratio}, and selection decides by it; "
                 "run stage=answer again, or set selection=random or none",
             )
         limit = self.threshold(candidate.format, candidate.num_images)
         return ratio < limit or (ratio == limit and candidate.format in self.inclusive)
+
+    def drop_reason(self, candidate: Candidate) -> str:
+        """The ratio."""
+        del candidate
+        return self.reasons[0]
 
 
 def _limits(format_name: str, given: float | Mapping[int, float]) -> float | dict[int, float]:

@@ -9,7 +9,9 @@ class Candidate:
     """A model's own answer beside the ground truth.
 
     `chosen` is the ground truth, `rejected` the answer; `attention_ratio` and `even_ratio` (of an even look) in
-    [0, 1] and `perplexity` (>= 1) are None where they were not measured.
+    [0, 1] and `perplexity` (>= 1) are None where they were not measured. `companion_answers` are what the same
+    question is answered for the other shown images, as far as that is known. Candidates of one prompt have ids of
+    their own; `repeated` is one whose answer an earlier one of them gives already.
     """
 
     id: str
@@ -20,6 +22,8 @@ class Candidate:
     attention_ratio: float | None = None
     even_ratio: float | None = None
     perplexity: float | None = None
+    companion_answers: tuple[str, ...] = ()
+    repeated: bool = False
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -35,10 +39,12 @@ class Decision:
 class Selection(Protocol):
     """Which wrong answers are taken, before post-selection."""
 
-    reason: str
-    """Under which its drops are counted."""
+    reasons: tuple[str, ...]
+    """Under which its drops are counted, in the order in which they are looked for."""
     needs_attention: bool
     """Whether it reads the attention ratio at all."""
+    needs_companions: bool
+    """Whether it reads the answers of the other shown images."""
     needs_prepare: bool
     """Whether it must see every eligible candidate once before it can decide on the first."""
 
@@ -47,7 +53,11 @@ class Selection(Protocol):
         ...
 
     def keeps(self, candidate: Candidate) -> bool:
-        """Second pass. Raises RecordError for a candidate without the score that it needs."""
+        """Second pass. Raises RecordError for a candidate without what the rule needs."""
+        ...
+
+    def drop_reason(self, candidate: Candidate) -> str:
+        """Which of `reasons` a candidate that is not kept falls under."""
         ...
 
 

@@ -6,8 +6,9 @@ from lookright.selection.base import Candidate
 class NoSelection:
     """Takes every answer that differs from the ground truth: naive pairs."""
 
-    reason = "not_selected"
+    reasons = ("not_selected",)
     needs_attention = False
+    needs_companions = False
     needs_prepare = False
 
     def see(self, candidate: Candidate) -> None:
@@ -17,3 +18,8 @@ class NoSelection:
         """Always."""
         del candidate
         return True
+
+    def drop_reason(self, candidate: Candidate) -> str:
+        """The only one."""
+        del candidate
+        return self.reasons[0]

@@ -6,13 +6,15 @@ from lookright.common.answers import same_answer
 from lookright.selection.base import Candidate, Decision, PostFilter, Selection
 
 SAME_ANSWER = "same_answer"
+REPEATED_ANSWER = "repeated_answer"
 
 
 class SelectionPipeline:
     """A selection rule followed by post-selection.
 
-    The first drop in the order same answer, selection, filters is the reason. Every score that can be had
-    is in the decision, whichever step drops the candidate, so that thresholds can be studied afterwards.
+    The first drop in the order same answer, repeated answer, selection, filters is the reason. Every score
+    that can be had is in the decision, whichever step drops the candidate, so that thresholds can be studied
+    afterwards.
     """
 
     def __init__(self, selection: Selection, filters: Sequence[PostFilter] = ()) -> None:
@@ -20,8 +22,8 @@ class SelectionPipeline:
 
     @property
     def reasons(self) -> list[str]:
-        """Every reason that a decision can have, in order."""
-        return [SAME_ANSWER, self.selection.reason, *(one.reason for one in self.filters)]
+        """Every reason that a decision can have, in order; only one answer of several to a prompt can be repeated."""
+        return [SAME_ANSWER, *self.selection.reasons, *(one.reason for one in self.filters)]
 
     @property
     def needs_prepare(self) -> bool:
@@ -38,7 +40,7 @@ class SelectionPipeline:
             return
         for candidate in candidates:
             different = not same_answer(candidate.chosen, candidate.rejected)
-            if different and all(one.keeps(one.score(candidate)) for one in self.filters):
+            if different and not candidate.repeated and all(one.keeps(one.score(candidate)) for one in self.filters):
                 self.selection.see(candidate)
 
     def decide(self, candidate: Candidate) -> Decision:
@@ -55,6 +57,8 @@ class SelectionPipeline:
     def _first_drop(self, candidate: Candidate, values: dict[str, float]) -> str | None:
         if same_answer(candidate.chosen, candidate.rejected):
             return SAME_ANSWER
+        if candidate.repeated:
+            return REPEATED_ANSWER
         if not self.selection.keeps(candidate):
-            return self.selection.reason
+            return self.selection.drop_reason(candidate)
         return next((one.reason for one in self.filters if not one.keeps(values[one.reason])), None)

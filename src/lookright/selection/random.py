@@ -25,7 +25,7 @@ class RandomSelection:
     `match` and `count` are exact and must see all candidates of all shards first.
     """
 
-    reason = "not_drawn"
+    reasons = ("not_drawn",)
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class RandomSelection:
             raise ConfigError(f"selection.count={count!r} is out of range; set a whole number >= 1")
         self.seed, self.match, self.share, self.count = seed, match, share, count
         self.needs_attention = match is not None
+        self.needs_companions = match is not None and match.needs_companions
         self.needs_prepare = share is None
         self._ranks: dict[Cell, list[Rank]] = defaultdict(list)
         self._wanted: dict[Cell, int] = defaultdict(int)
@@ -75,6 +76,11 @@ class RandomSelection:
             return rank[0] < self.share * 2**64
         cutoff = self._cutoff((candidate.format, candidate.num_images))
         return cutoff is not None and rank <= cutoff
+
+    def drop_reason(self, candidate: Candidate) -> str:
+        """The only one."""
+        del candidate
+        return self.reasons[0]
 
     def _cutoff(self, cell: Cell) -> Rank | None:
         """The last rank that is drawn in a cell."""

@@ -4,12 +4,15 @@ import heapq
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lookright.answering.answerer import answers_of
+from lookright.common.answers import same_answer
 from lookright.common.jsonl import read_lines, write_atomically
+from lookright.composing.companions import companion_answers
 from lookright.composing.workspace import Workspace
 from lookright.errors import LookRightError
 from lookright.records.records import prompt_from_dict, to_line
@@ -22,23 +25,31 @@ Row = tuple[Prompt, dict[str, Any]]
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Counts per format and number of images: answered, kept, and dropped under each reason."""
+    """Counts of answers per format and number of images: all, kept, and dropped under each reason.
 
+    `prompts` counts prompts, `preferences` those of which some answer is kept.
+    """
+
+    prompts: int = 0
+    preferences: int = 0
     answered: Counter[tuple[str, int]] = field(default_factory=Counter)
     kept: Counter[tuple[str, int]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, int, str]] = field(default_factory=Counter)
 
-    def add(self, prompt: Prompt, decision: Decision) -> None:
-        """Count one decision."""
+    def add(self, prompt: Prompt, decisions: Sequence[Decision]) -> None:
+        """Count what became of the answers to one prompt."""
         cell = (prompt.format, prompt.num_images)
-        self.answered[cell] += 1
-        if decision.keep:
-            self.kept[cell] += 1
-        else:
-            self.dropped[*cell, decision.reason] += 1
+        self.prompts += 1
+        self.preferences += any(decision.keep for decision in decisions)
+        for decision in decisions:
+            self.answered[cell] += 1
+            if decision.keep:
+                self.kept[cell] += 1
+            else:
+                self.dropped[*cell, decision.reason] += 1
 
     def summary(self) -> dict[str, Any]:
-        """Plain containers: totals, drops by reason, and one entry a cell."""
+        """Plain containers: totals, drops by reason, and one entry a cell; prompts too where answers outnumber them."""
         cells = [
             {
                 "format": name,
@@ -52,7 +63,9 @@ class Tally:
         reasons: Counter[str] = Counter()
         for (_, _, reason), number in self.dropped.items():
             reasons[reason] += number
+        several = self.answered.total() > self.prompts
         return {
+            **({"prompts": self.prompts, "preferences": self.preferences} if several else {}),
             "answered": self.answered.total(),
             "kept": self.kept.total(),
             "dropped": dict(sorted(reasons.items())),
@@ -100,7 +113,7 @@ def _merged_answers(workspace: Workspace, order: array, unanswered: set[str]) ->
 
 
 def rows(workspace: Workspace) -> Iterator[Row]:
-    """Prompts with their answers, in the order of the prompts. Raises LookRightError where one has no answer."""
+    """Prompts with their lines of answers.jsonl, in order. Raises LookRightError where a prompt has no answer."""
     answers = {line["id"]: line for line in read_lines(workspace.final("answers"))}
     skipped = {line["id"] for line in read_lines(workspace.final("skipped"))}
     for line in read_lines(workspace.final("instructions")):
@@ -111,50 +124,63 @@ def rows(workspace: Workspace) -> Iterator[Row]:
         yield prompt_from_dict(line), answers[line["id"]]
 
 
-def candidate(prompt: Prompt, answer: dict[str, Any]) -> Candidate:
-    """What selection looks at."""
-    return Candidate(
-        id=prompt.id,
-        format=prompt.format,
-        num_images=prompt.num_images,
-        chosen=prompt.answer,
-        rejected=answer["answer"],
-        attention_ratio=answer["attention_ratio"],
-        even_ratio=answer.get("even_ratio"),
-        perplexity=answer["perplexity"],
-    )
+def candidates(prompt: Prompt, line: dict[str, Any]) -> list[Candidate]:
+    """What selection looks at: the answers to one prompt, those that say what an earlier one says marked.
+
+    Of several answers the n-th goes by the id `ID#n`.
+    """
+    answers = answers_of(line)
+    others = tuple(companion_answers(prompt))
+    return [
+        Candidate(
+            id=prompt.id if len(answers) == 1 else f"{prompt.id}#{number}",
+            format=prompt.format,
+            num_images=prompt.num_images,
+            chosen=prompt.answer,
+            rejected=answer["answer"],
+            attention_ratio=answer["attention_ratio"],
+            even_ratio=answer.get("even_ratio"),
+            perplexity=answer["perplexity"],
+            companion_answers=others,
+            repeated=any(same_answer(answer["answer"], earlier["answer"]) for earlier in answers[: number - 1]),
+        )
+        for number, answer in enumerate(answers, start=1)
+    ]
 
 
-def select(workspace: Workspace, pipeline: SelectionPipeline) -> tuple[Tally, dict[str, Decision]]:
-    """Write preferences.jsonl; returns the counts and every decision by id."""
-    pipeline.prepare(candidate(*row) for row in rows(workspace))
+def select(workspace: Workspace, pipeline: SelectionPipeline) -> tuple[Tally, dict[str, list[Decision]]]:
+    """Write preferences.jsonl; returns the counts and, by the prompt's id, the decision on each of its answers."""
+    pipeline.prepare(one for row in rows(workspace) for one in candidates(*row))
     tally = Tally()
-    decisions: dict[str, Decision] = {}
+    decisions: dict[str, list[Decision]] = {}
 
     def kept() -> Iterator[str]:
-        for prompt, answer in rows(workspace):
-            decision = pipeline.decide(candidate(prompt, answer))
-            decisions[prompt.id] = decision
-            tally.add(prompt, decision)
-            if decision.keep:
-                yield to_line(_preference(prompt, answer, decision))
+        for prompt, line in rows(workspace):
+            decided = [pipeline.decide(one) for one in candidates(prompt, line)]
+            decisions[prompt.id] = decided
+            tally.add(prompt, decided)
+            if any(decision.keep for decision in decided):
+                yield to_line(_preference(prompt, line, decided))
 
     write_atomically(workspace.final("preferences"), kept())
     return tally, decisions
 
 
-def _preference(prompt: Prompt, answer: dict[str, Any], decision: Decision) -> Preference:
-    noise = {"noise": answer["noise"]} if answer.get("noise") else {}
+def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decision]) -> Preference:
+    """One record for a prompt with all its answers that are kept, at least one."""
+    kept = [(a["answer"], d.scores) for a, d in zip(answers_of(line), decisions, strict=True) if d.keep]
+    noise = {"noise": line["noise"]} if line.get("noise") else {}
+    scores = [scores for _, scores in kept]
     return Preference(
         id=prompt.id,
         images=prompt.images,
         prompt=prompt.prompt,
         chosen=prompt.answer,
-        rejected=[answer["answer"]],
+        rejected=[answer for answer, _ in kept],
         format=prompt.format,
         target=prompt.target,
         regions=prompt.regions,
-        scores=decision.scores,
+        scores=scores[0] if len(kept) == 1 else {name: [one[name] for one in scores] for name in scores[0]},
         provenance=prompt.provenance | noise,
     )
 

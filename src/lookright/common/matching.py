@@ -32,6 +32,11 @@ def is_correct(prediction: str, answer: str, others: Sequence[str] = ()) -> bool
     )
 
 
+def says_another(prediction: str, answer: str, others: Sequence[str]) -> bool:
+    """Whether `prediction` gives, by the same rule, one of `others` that differs from `answer`."""
+    return any(is_correct(prediction, other, [answer]) for other in others if not same_answer(other, answer))
+
+
 def affirms(prediction: str, answer: str) -> bool:
     """Whether some clause has the answer's words in a row, not negated and not as one of several choices."""
     wanted = normal_words(answer)
