@@ -1,6 +1,9 @@
 """Which settings a grid holds, how many answers it needs, and which answer a setting takes."""
 
+from collections.abc import Callable
 from typing import Any
+
+from omegaconf import DictConfig
 
 from lookright.answering.adaptive_grid import PUBLISHED, AdaptiveGrid, right_answers
 
@@ -18,6 +21,13 @@ def test_a_grid_needs_an_answer_for_each_distinct_factor() -> None:
     assert len(set(made.settings)) == len(made.settings)
     # the published values come along where the lists leave them out
     assert [one.options() for one in grid().settings][0] == PUBLISHED and len(grid().settings) == 2
+    both = grid(scopes=["all", "target"]).settings
+    assert [one.options() for one in both][:2] == [PUBLISHED, PUBLISHED | {"scope": "target"}] and len(both) == 4
+
+
+def test_the_published_values_are_those_of_the_config(composed: Callable[..., DictConfig]) -> None:
+    decode = composed("infer", "decode=adaptive").decode
+    assert {key: decode[key] for key in PUBLISHED} == PUBLISHED
 
 
 def test_the_threshold_chooses_between_the_arms() -> None:

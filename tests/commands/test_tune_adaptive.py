@@ -122,10 +122,10 @@ def test_every_setting_is_what_infer_says(
 
 
 def test_infer_takes_what_it_writes(tuned: Path, run: Run, tmp_path: Path) -> None:
-    result = json.loads((tuned / "tuning.json").read_text())
+    result = json.loads((tuned / "tuning.json").read_text())["all"]
     assert not result["helps"] and result["recommended"] == "decode=greedy", "6 questions confirm nothing at 5 %"
-    best = result["best_adaptive"]["setting"]
-    for name, wanted in (("recommended", {}), ("best_adaptive", best)):
+    best = result["best"]["setting"]
+    for name, wanted in (("recommended_all", {}), ("best_all", best)):
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             search = f"hydra.searchpath=[file://{tuned}]"
             config = compose("infer", [search, f"decode={name}", "data.path=x.jsonl", f"output={tmp_path}"])
@@ -133,13 +133,26 @@ def test_infer_takes_what_it_writes(tuned: Path, run: Run, tmp_path: Path) -> No
         found = OmegaConf.to_container(config.decode)
         assert {key: found[key] for key in wanted} == wanted and found["max_new_tokens"] == 3
         assert found["_target_"].endswith("AdaptiveDecoder" if wanted else "decoder.Decoder")
-    assert "greedy decoding is best" in (tuned / "decode" / "recommended.yaml").read_text()
+    assert "greedy decoding is best" in (tuned / "decode" / "recommended_all.yaml").read_text()
     # the confirming half is asked to say more than noise, or may say anything
-    lenient = run(tmp_path / "lenient", "significance=1.0")
-    (greedy, *others), chosen = lenient["trials"], lenient["best_adaptive"]
+    lenient = run(tmp_path / "lenient", "significance=1.0")["all"]
+    (greedy, *others), chosen = lenient["trials"], lenient["best"]
     assert chosen["choosing"] == max(trial["choosing"] for trial in others) > greedy["choosing"]
     confirmed = chosen["confirmed"]
     assert lenient["helps"] == (confirmed["gained"] > confirmed["lost"] and confirmed["p_value"] < 1)
+
+
+def test_a_scope_that_is_told_the_target_is_chosen_by_itself(tuned: Path) -> None:
+    """One that knows more must not be held against one that does not: both write what they found."""
+    result = json.loads((tuned / "tuning.json").read_text())
+    for scope in ("all", "target"):
+        scaled = [trial["setting"] for trial in result[scope]["trials"][1:]]
+        assert {setting["scope"] for setting in scaled} == {scope}
+        best = OmegaConf.load(tuned / "decode" / f"best_{scope}.yaml")
+        assert best.scope == scope == result[scope]["best"]["setting"]["scope"]
+    assert result["all"]["trials"][0] == result["target"]["trials"][0]
+    page = (tuned / "tuning.md").read_text()
+    assert "scope target: told which image is meant, which greedy decoding is not" in page
 
 
 def test_killed_run_goes_on_to_the_same_answers(
@@ -219,13 +232,13 @@ def test_the_command_line_takes_and_tells_the_folder(
 ) -> None:
     root = CONFIG_FOLDER.parent
     given = [f"backbone.path={weights}", f"data.path={questions_file}", "overlays=0", f"output={tmp_path / 'out'}"]
-    command = [sys.executable, "infer.py", "--config-dir", str(tuned), "decode=best_adaptive", *given]
+    command = [sys.executable, "infer.py", "--config-dir", str(tuned), "decode=best_all", *given]
     environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    best = json.loads((tuned / "tuning.json").read_text())["best_adaptive"]["setting"]
+    best = json.loads((tuned / "tuning.json").read_text())["all"]["best"]["setting"]
     factors = {line["factor"] for line in lines_of(tmp_path / "out" / "predictions.jsonl")}
     assert factors and factors <= {best["alpha_low"], best["alpha_high"]}
     record = read_made_by(tmp_path / "out")
-    assert record.command.startswith(f"python infer.py --config-dir {tuned} decode=best_adaptive ")
-    assert record.decoding.startswith("best_adaptive, ") and f"threshold={best['threshold']}" in record.decoding
+    assert record.command.startswith(f"python infer.py --config-dir {tuned} decode=best_all ")
+    assert record.decoding.startswith("best_all, ") and f"threshold={best['threshold']}" in record.decoding

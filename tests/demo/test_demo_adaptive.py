@@ -30,18 +30,20 @@ def test_values_are_chosen_on_the_training_split_with_another_seed(composed: Cal
 def test_a_model_gets_its_own_values_and_is_asked_the_test_questions(
     name: str, composed: Callable[..., DictConfig]
 ) -> None:
-    tune, infer = adaptive.tune(name, "tiny_llava", FOLDER, 2), adaptive.infer(name, "tiny_llava", FOLDER, 2)
+    tune, infer = adaptive.tune(name, "tiny_llava", FOLDER, 2), adaptive.infer(name, "tiny_llava", FOLDER, "all", 2)
     config = composed("tune_adaptive", *tune[1:])
     check_config(config)
     assert all("validation" in path for path in config.data.path)
     assert config.grid.max_new_tokens == 8
-    assert infer[:3] == ["infer.py", "--config-dir", str(config.output)] and "decode=best_adaptive" in infer
+    assert infer[:3] == ["infer.py", "--config-dir", str(config.output)] and "decode=best_all" in infer
     greedy = commands.infer(name, "tiny_llava", FOLDER, 2)
     changed = ("decode=", "overlays=", "output=")
     kept = [one for one in greedy if not one.startswith(changed)]
     assert [one for one in infer if not one.startswith(changed)][:1] + kept[1:] == kept
     assert set(kept) <= set(infer)
     assert infer[-1] != greedy[-1] and infer[-1].endswith(f"{name}_adaptive_seed2")
+    told = adaptive.infer(name, "tiny_llava", FOLDER, "target", 2)
+    assert "decode=best_target" in told and told[-1].endswith(f"{name}_told_seed2")
 
 
 def test_questions_about_pictures_of_the_tuning_prompts_are_left_out(tmp_path: Path) -> None:
@@ -73,10 +75,11 @@ def test_what_was_found_is_told_as_overrides(tmp_path: Path) -> None:
         "steps": "first",
         "scope": "target",
     }
-    result = {"best_adaptive": {"setting": setting}, "recommended": "decode=greedy"}
-    (folder / "tuning.json").write_text(json.dumps(result))
+    told = {"best": {"setting": setting}, "recommended": "decode=greedy"}
+    alike = {"best": {"setting": setting | {"scope": "all", "layers": None}}, "recommended": "decode=adaptive"}
+    (folder / "tuning.json").write_text(json.dumps({"all": alike, "target": told}))
+    values = "decode=adaptive decode.threshold=0.3 decode.alpha_low=1.0 decode.alpha_high=1.5"
     assert adaptive.finding("tuned", tmp_path) == {
-        "best_adaptive": "decode=adaptive decode.threshold=0.3 decode.alpha_low=1.0 decode.alpha_high=1.5 "
-        "decode.layers=[0.44,0.7] decode.steps=first decode.scope=target",
-        "recommended": "decode=greedy",
+        "all": {"best": values, "recommended": "decode=adaptive"},
+        "target": {"best": f"{values} decode.layers=[0.44,0.7] decode.scope=target", "recommended": "decode=greedy"},
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lookright.answering.adaptive_grid import PUBLISHED, AdaptiveGrid
+from lookright.answering.adaptive_grid import AdaptiveGrid
 from lookright.errors import ConfigError
 from lookright.evaluation.adaptive_choice import choose, setting_text, split_in_halves, table
 from lookright.evaluation.paired import mcnemar
@@ -65,9 +65,10 @@ def test_a_gain_on_both_halves_is_taken() -> None:
         assert (found.gained, found.lost, found.p_value) == (gained, 0, mcnemar(gained, 0))
     assert choice.greedy.setting is None and choice.greedy.confirmed.gained == 0
     assert choice.published.choosing == 0.0
-    rows = table(choice, setting_text)
-    assert rows[2].startswith("| decode=greedy | ") and "decode.alpha_high=2.0" in rows[3] and len(rows) == 2 + 3
-    assert setting_text(choice.best.setting, PUBLISHED) == "decode=adaptive decode.alpha_low=3.0 decode.alpha_high=3.0"
+    rows = table(choice)
+    assert rows[2].startswith("| `decode=greedy` | ") and rows[3].startswith("| `decode=adaptive` | ")
+    assert "decode.alpha_low=3.0" in rows[4] and len(rows) == 2 + 3
+    assert setting_text(choice.best.setting) == "decode=adaptive decode.alpha_low=3.0 decode.alpha_high=3.0"
 
 
 def test_a_gain_where_it_was_chosen_alone_is_not_taken() -> None:

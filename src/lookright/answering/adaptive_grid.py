@@ -22,6 +22,7 @@ from lookright.errors import ConfigError
 from lookright.types import Prompt
 
 PUBLISHED = {"threshold": 0.5, "alpha_low": 0.7, "alpha_high": 2.0, "layers": None, "steps": "first", "scope": "all"}
+"""What `decode=adaptive` is where nothing else is set."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Setting:
 
 
 class AdaptiveGrid:
-    """All combinations of the lists, for answers of at most `max_new_tokens`; the published values come with them.
+    """All combinations of the lists, for answers of at most `max_new_tokens`; the published ones come with each scope.
 
     An entry of `layers` is None for all layers, layer numbers, or two shares of the depth. Raises ConfigError.
     """
@@ -83,7 +84,9 @@ class AdaptiveGrid:
         if empty:
             raise ConfigError("\n".join(f"grid.{name} is empty; set one value or more" for name in empty))
         self.max_new_tokens = max_new_tokens
-        found = [PUBLISHED, *(dict(zip(_KEYS, values, strict=True)) for values in product(*lists.values()))]
+        self.scopes = list(dict.fromkeys(scopes))
+        published = [PUBLISHED | {"scope": scope} for scope in self.scopes]
+        found = [*published, *(dict(zip(_KEYS, values, strict=True)) for values in product(*lists.values()))]
         self.settings = list(dict.fromkeys(_setting(values) for values in found if not _is_plain(values)))
         with _grid_keys():
             for setting in self.settings:

@@ -1,7 +1,7 @@
 """`tune_adaptive.py` from a composed config to answers under every setting, a table, and the decoding to take."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,17 @@ from lookright.types import Prompt
 ANSWERS_FILE = "answers.jsonl"
 KEYS = ("backbone", "adapter", "data", "grid", "dtype")
 """What the answers of a folder depend on."""
-RECOMMENDED, BEST = "recommended", "best_adaptive"
-"""Options of the `decode` group that a run writes: what it advises, and the best setting where greedy is better too."""
+RECOMMENDED, BEST = "recommended", "best"
+"""Options of the `decode` group that a run writes for each scope, `best_all` for one: what it advises, greedy decoding
+perhaps, and the best setting in any case."""
 
 
 def tune_adaptive(config: DictConfig) -> dict[str, Any]:
     """Try a grid of adaptive decoding on questions that no score is reported on; returns what `tuning.json` holds.
 
     Answers are appended as they come, so a killed run goes on. The output folder is a `--config-dir` of infer.py,
-    with `decode=recommended` and `decode=best_adaptive`.
+    with `decode=recommended_all` and `decode=best_all`, and the same for `target`: each scope is chosen by itself,
+    since one that is told the target knows more than greedy decoding.
     """
     config = with_run(with_output(config))
     parts = _Parts(config)
@@ -53,10 +55,16 @@ def tune_adaptive(config: DictConfig) -> dict[str, Any]:
     policy = load_policy(parts.backbone, config.adapter, parts.device, parts.dtype)
     _ask(parts, policy, folder, config.batch_size)
     lines = _lines(parts.questions, folder)
-    choice = choose(lines, parts.grid.settings, parts.grid.arms, config.significance, config.seed)
+    settings = parts.grid.settings
+    choices = {
+        scope: choose(
+            lines, [one for one in settings if one.scope == scope], parts.grid.arms, config.significance, config.seed
+        )
+        for scope in parts.grid.scopes
+    }
     record = made_by(config, "tune_adaptive.py", describe_data(config.data))
     record.write(folder)
-    return _report(choice, parts, folder, record)
+    return _report(choices, parts, folder, record)
 
 
 class _Parts:
@@ -146,37 +154,49 @@ def _lines(questions: Questions, folder: Path) -> list[dict[str, Any]]:
     return [found[prompt.id] for prompt in prompts]
 
 
-def _report(choice: Choice, parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
-    best, greedy = choice.best, choice.greedy
-    found = best.confirmed
-    verdict = (
-        f"{setting_text(best.setting)}\n{best.choosing:.1f} % against {greedy.choosing:.1f} % greedy on the "
-        f"{choice.num_questions[0]} questions that chose it; on the other {choice.num_questions[1]} "
-        f"{best.confirming:.1f} % against {greedy.confirming:.1f} %: {found.points.value:+.1f} points "
-        f"[{found.points.low:+.1f}, {found.points.high:+.1f}], +{found.gained} -{found.lost}, McNemar p = "
-        f"{found.p_value:.3f}"
-    )
-    advice = "adaptive decoding helps" if choice.helps else "greedy decoding is best: no setting was confirmed"
-    rows = table(choice, lambda setting: f"`{setting_text(setting)}`")
-    result = {
-        "helps": choice.helps,
-        "recommended": setting_text(best.setting if choice.helps else None),
-        "best_adaptive": best.result(),
-        "num_questions": {"choosing": choice.num_questions[0], "confirming": choice.num_questions[1]},
-        "trials": [trial.result() for trial in choice.trials],
-        "dropped": dict(parts.questions.dropped),
-    }
+def _report(choices: Mapping[str, Choice], parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
+    result = {name: _result(choice) for name, choice in choices.items()} | {"dropped": dict(parts.questions.dropped)}
     (folder / "tuning.json").write_text(json.dumps(result, indent=2) + "\n")
-    (folder / "tuning.md").write_text("\n".join([f"`{record.command}`", "", *rows, "", verdict, "", advice, ""]))
-    for name, setting in ((RECOMMENDED, best.setting if choice.helps else None), (BEST, best.setting)):
-        _write_option(folder / "decode" / f"{name}.yaml", parts.grid, setting, f"{verdict}\n{advice}")
-    print("\n".join([*rows, "", f"best: {verdict}", advice]))
+    lines: list[str] = []
+    for scope, choice in choices.items():
+        told = "told which image is meant, which greedy decoding is not" if scope == "target" else "all images alike"
+        verdict = _verdict(choice)
+        lines += [f"### scope {scope}: {told}", "", *table(choice), "", *verdict, ""]
+        for name, setting in ((RECOMMENDED, choice.recommended), (BEST, choice.best.setting)):
+            _write_option(folder / "decode" / f"{name}_{scope}.yaml", parts.grid, setting, verdict)
+    (folder / "tuning.md").write_text("\n".join([f"`{record.command}`", "", *lines]))
+    print("\n".join(lines))
     print(f"wrote {folder / 'tuning.json'}, {folder / 'tuning.md'} and {folder / 'decode'}; use them with")
-    print(f"  python infer.py --config-dir {folder} decode={RECOMMENDED} ...")
+    for scope in choices:
+        print(f"  python infer.py --config-dir {folder} decode={RECOMMENDED}_{scope} ...")
     return result
 
 
-def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: str) -> None:
+def _result(choice: Choice) -> dict[str, Any]:
+    return {
+        "helps": choice.helps,
+        "recommended": setting_text(choice.recommended),
+        "best": choice.best.result(),
+        "num_questions": {"choosing": choice.num_questions[0], "confirming": choice.num_questions[1]},
+        "trials": [trial.result() for trial in choice.trials],
+    }
+
+
+def _verdict(choice: Choice) -> list[str]:
+    """The best setting, what it gains on either half, and what is advised."""
+    best, greedy, found = choice.best, choice.greedy, choice.best.confirmed
+    points = found.points
+    return [
+        f"best: {setting_text(best.setting)}",
+        f"{best.choosing:.1f} % against {greedy.choosing:.1f} % greedy on the {choice.num_questions[0]} questions that "
+        f"chose it; on the other {choice.num_questions[1]} {best.confirming:.1f} % against {greedy.confirming:.1f} %: "
+        f"{points.value:+.1f} points [{points.low:+.1f}, {points.high:+.1f}], +{found.gained} -{found.lost}, "
+        f"McNemar p = {found.p_value:.2g}",
+        "adaptive decoding helps" if choice.helps else "greedy decoding is best: no setting was confirmed",
+    ]
+
+
+def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: list[str]) -> None:
     """An option of the `decode` group."""
     target = "adaptive.AdaptiveDecoder" if setting is not None else "decoder.Decoder"
     options = {
@@ -186,5 +206,5 @@ def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: 
         "sampling": None,
         **({} if setting is None else setting.options()),
     }
-    comment = "".join(f"# {line}\n" for line in why.splitlines())
+    comment = "".join(f"# {line}\n" for line in why)
     write_atomically(path, [comment, OmegaConf.to_yaml(OmegaConf.create(options))])

@@ -84,7 +84,7 @@ def demo(
         stage("tune_adaptive", adaptive.chains(backbone, folder, seeds[0]))
     if len(seeds) > 1:
         (folder / "results.md").write_text(results_table(folder, backbone, seeds))
-    return _report(folder, seconds, seeds[0], adaptive.MODELS if with_adaptive else ())
+    return _report(folder, seconds, seeds[0], with_adaptive)
 
 
 def share_answers(source: Path, copy: Path) -> None:
@@ -94,22 +94,23 @@ def share_answers(source: Path, copy: Path) -> None:
         shutil.copyfile(source / name, copy / name)
 
 
-def _report(folder: Path, seconds: dict[str, float], seed: int, scaled: Sequence[str] = ()) -> dict[str, Any]:
-    """The page and the table of one seed's runs; `scaled` models answered with adaptive decoding too."""
+def _report(folder: Path, seconds: dict[str, float], seed: int, with_adaptive: bool) -> dict[str, Any]:
+    """The page and the table of one seed's runs."""
     started = time.perf_counter()
     names = ["base", *(tuning.name for tuning in (*commands.CONTROLS, commands.TUNED))]
-    names += [adaptive.row_name(name) for name in scaled]
+    names += adaptive.row_names() if with_adaptive else []
     runs = {name: commands.answers_folder(name, folder, seed) for name in names}
     examples = compared_examples(runs, "base", commands.TUNED.name)
     seconds["report"] = round(time.perf_counter() - started, 1)
     seconds["total"] = round(sum(seconds.values()), 1)
     comparison = write_comparison(folder / "report.html", runs, "base", examples=examples, seconds=seconds)
     summary = {"comparison": comparison.result(), "seconds": seconds}
-    if scaled:
-        summary["adaptive"] = {name: adaptive.finding(name, folder, seed) for name in scaled}
+    if with_adaptive:
+        summary["adaptive"] = {name: adaptive.finding(name, folder, seed) for name in adaptive.MODELS}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for name, found in summary.get("adaptive", {}).items():
-        print(f"\n{name}: {found['best_adaptive']}; advised: {found['recommended']}")
+    for name, scopes in summary.get("adaptive", {}).items():
+        for scope, found in scopes.items():
+            print(f"\n{adaptive.row_name(name, scope)}: {found['best']}; advised: {found['recommended']}")
     print(f"\n{comparison_text(comparison)}\n\n{seconds['total']:.0f} s in all; {folder / 'report.html'}")
     return summary
 

@@ -20,6 +20,8 @@ KEPT = 150
 SEED = 1
 MODELS = ("base", commands.TUNED.name)
 """Each with values of its own."""
+SCOPES = {"all": "adaptive", "target": "told"}
+"""What a row is called by the scope: one that is told the target knows more than the others."""
 
 
 def validation_set(source: str, folder: Path) -> list[str]:
@@ -73,30 +75,38 @@ def tune(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
     ]
 
 
-def infer(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
-    """All test sets with the best values of that model, be they better than greedy or not."""
+def infer(name: str, backbone: str, folder: Path, scope: str, seed: int = 0) -> list[str]:
+    """All test sets with the best values of that model and scope, be they better than greedy or not."""
     script, *overrides = commands.infer(name, backbone, folder, seed)[:-1]
     return [
         script,
         "--config-dir",
         str(tuning_folder(name, folder, seed)),
         *(one for one in overrides if not one.startswith("overlays=")),
-        f"decode={BEST}",
+        f"decode={BEST}_{scope}",
         "overlays=0",
-        f"output={commands.answers_folder(row_name(name), folder, seed)}",
+        f"output={commands.answers_folder(row_name(name, scope), folder, seed)}",
     ]
 
 
 def chains(backbone: str, folder: Path, seed: int = 0) -> list[Chain]:
     """Tuning and measuring, one chain a model."""
-    return [[tune(name, backbone, folder, seed), infer(name, backbone, folder, seed)] for name in MODELS]
+    return [
+        [tune(name, backbone, folder, seed), *(infer(name, backbone, folder, scope, seed) for scope in SCOPES)]
+        for name in MODELS
+    ]
 
 
-def finding(name: str, folder: Path, seed: int = 0) -> dict[str, str]:
-    """Overrides of the best setting, and what was advised."""
+def finding(name: str, folder: Path, seed: int = 0) -> dict[str, dict[str, str]]:
+    """Of each scope the overrides of the best setting, and what was advised."""
     result = json.loads((tuning_folder(name, folder, seed) / "tuning.json").read_text())
-    best = Setting(**result["best_adaptive"]["setting"])
-    return {"best_adaptive": setting_text(best), "recommended": result["recommended"]}
+    return {
+        scope: {
+            "best": setting_text(Setting(**result[scope]["best"]["setting"])),
+            "recommended": result[scope]["recommended"],
+        }
+        for scope in SCOPES
+    }
 
 
 def tuning_folder(name: str, folder: Path, seed: int = 0) -> Path:
@@ -104,6 +114,11 @@ def tuning_folder(name: str, folder: Path, seed: int = 0) -> Path:
     return folder / "adaptive" / f"{name}_seed{seed}"
 
 
-def row_name(name: str) -> str:
+def row_name(name: str, scope: str) -> str:
     """What a model with adaptive decoding is called in tables."""
-    return f"{name}_adaptive"
+    return f"{name}_{SCOPES[scope]}"
+
+
+def row_names() -> list[str]:
+    """Of all models and scopes."""
+    return [row_name(name, scope) for name in MODELS for scope in SCOPES]

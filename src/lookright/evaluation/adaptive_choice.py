@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -45,14 +45,20 @@ class Choice:
     num_questions: tuple[int, int]
 
     @property
+    def recommended(self) -> Setting | None:
+        """The best setting where it helps, else None: greedy."""
+        return self.best.setting if self.helps else None
+
+    @property
     def greedy(self) -> Trial:
         """Plain decoding."""
         return self.trials[0]
 
     @property
     def published(self) -> Trial:
-        """The published values."""
-        return next(one for one in self.trials if one.setting is not None and one.setting.options() == PUBLISHED)
+        """The published values, in the scope of the trials."""
+        scaled = ((one, one.setting.options() | {"scope": PUBLISHED["scope"]}) for one in self.trials[1:])
+        return next(one for one, options in scaled if options == PUBLISHED)
 
 
 def choose(
@@ -60,6 +66,7 @@ def choose(
 ) -> Choice:
     """Choose among greedy and the `settings` from lines of answers.jsonl, whose `right` is plain, then one an arm.
 
+    Settings of one scope are to be compared: being told the target is more than a question says.
     `seed` is that of the halves. The most accurate setting on one half is chosen, at equal accuracy the first of the
     grid, greedy before all. Raises ConfigError for questions that cannot be halved.
     """
@@ -125,15 +132,20 @@ def _accuracy(lines: Sequence[Line], right: Sequence[bool], half: Half) -> float
     return float(100 * sum(Fraction(hits[name], count) for name, count in asked.items()) / len(asked))
 
 
-def table(choice: Choice, name_of: Callable[[Setting | None], str], num_rows: int = 15) -> list[str]:
-    """Markdown: greedy, the published values, and the best settings on the half that chooses."""
+def table(choice: Choice, num_rows: int = 10) -> list[str]:
+    """Markdown: greedy, the published values, and the best settings on the half that chooses.
+
+    Of settings with equal numbers the first of the grid is shown.
+    """
     ranked = sorted(choice.trials[1:], key=lambda one: -one.choosing)
-    shown = {id(one): one for one in (choice.greedy, choice.published, *ranked[:num_rows])}
+    different = {(one.choosing, one.confirming, one.against_greedy, one.confirmed): one for one in reversed(ranked)}
+    best = [one for one in ranked if one in different.values()][:num_rows]
+    shown = dict.fromkeys([choice.greedy, choice.published, *best])
     lines = [
         "| decoding | accuracy, choosing half | against greedy | p | accuracy, other half | against greedy | p |",
         "|---|---|---|---|---|---|---|",
     ]
-    return [*lines, *(_row(name_of(one.setting), one) for one in shown.values())]
+    return [*lines, *(_row(f"`{setting_text(one.setting)}`", one) for one in shown)]
 
 
 def _row(name: str, trial: Trial) -> str:
@@ -143,16 +155,15 @@ def _row(name: str, trial: Trial) -> str:
         if trial.setting is None:
             cells += ["", ""]
         else:
-            cells += [f"+{found.gained} -{found.lost}", f"{found.p_value:.3f}"]
+            cells += [f"+{found.gained} -{found.lost}", f"{found.p_value:.2g}"]
     return f"| {' | '.join(cells)} |"
 
 
-def setting_text(setting: Setting | None, without: Mapping[str, Any] | None = None) -> str:
-    """Overrides of infer.py; values that are those of `without` are left out."""
+def setting_text(setting: Setting | None) -> str:
+    """Overrides of infer.py; the published values are those of the group, and left out."""
     if setting is None:
         return "decode=greedy"
-    known = without or {}
-    values = {key: value for key, value in setting.options().items() if key not in known or known[key] != value}
+    values = {key: value for key, value in setting.options().items() if PUBLISHED[key] != value}
     return " ".join(["decode=adaptive", *(f"decode.{key}={_value(value)}" for key, value in values.items())])
 
 
