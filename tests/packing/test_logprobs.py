@@ -26,6 +26,19 @@ def test_precision_is_never_below_float32() -> None:
     assert_close(half, wanted, atol=1e-4, why="float32 at values up to 100")
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2**-8)])
+def test_gradients_are_those_of_the_log_softmax(dtype: torch.dtype, rtol: float) -> None:
+    """Two rows with one target, and weights of either sign."""
+    values = torch.randn(4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(5).to(dtype)
+    targets, weights = torch.tensor([0, 3, 3, 6]), torch.tensor([2.0, -0.5, 1.0, 0.0], dtype=torch.float64)
+    given, plain = (values.clone().requires_grad_() for _ in range(2))
+    (token_logps(given, targets) * weights).sum().backward()
+    (plain.double().log_softmax(-1)[range(4), targets] * weights).sum().backward()
+    assert given.grad.dtype == dtype
+    assert_close(given.grad, plain.grad, rtol=rtol, atol=1e-7, why=f"{dtype}, rounded once")
+    assert not given.grad[3].any()
+
+
 def test_finite_at_extreme_bfloat16_logits() -> None:
     logits = torch.tensor([[1e3, -1e3]], dtype=torch.bfloat16, requires_grad=True)
     value = token_logps(logits, torch.tensor([1]))

@@ -127,3 +127,69 @@ def test_a_copy_has_its_own_weights() -> None:
     for parameter in fused.parameters():
         parameter.data.zero_()
     assert torch.equal(twin(x), before) and before.any()
+
+
+class Kept:
+    """The tensors that autograd keeps inside it."""
+
+    def __enter__(self) -> list[Tensor]:
+        kept: list[Tensor] = []
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(lambda part: kept.append(part) or part, lambda part: part)
+        self.hooks.__enter__()
+        return kept
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
+
+
+def test_of_what_is_as_long_as_the_row_it_keeps_input_and_low_rank_product() -> None:
+    layer = both(dtype=torch.float32)[1].base_model.model[0]
+    x = inputs(torch.float32)
+    with Kept() as kept:
+        layer(x)
+    rows = x.shape[0] * x.shape[1]
+    assert sorted(part.shape[1] for part in kept if part.shape[0] == rows) == [3, 6]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_without_an_input_that_wants_a_gradient_the_adapter_gets_its_own(dropout: float) -> None:
+    """As the first layer's, whose input is frozen."""
+    found = []
+    for policy in both(lora_dropout=dropout):
+        torch.manual_seed(1)
+        found.append(gradients(policy.train()(inputs().detach()).pow(3).sum(), policy))
+    assert_same_gradients(found[1], found[0], rtol=1e-12, why="float64")
+
+
+def test_a_base_layer_that_trains_gets_its_gradient() -> None:
+    found = []
+    for policy in both():
+        policy.base_model.model[2].base_layer.weight.requires_grad_(True)
+        found.append(gradients(policy(inputs()).pow(3).sum(), policy))
+    assert any("base_layer.weight" in name for name in found[0])
+    assert_same_gradients(found[1], found[0], rtol=1e-12, why="float64")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_under_autocast_are_as_close_to_the_truth_as_those_of_peft(seed: int) -> None:
+    """On wider layers and more rows, where the errors of single numbers average out."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(64, 96, bias=False), nn.SiLU(), nn.Linear(96, 48))
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["0", "2"], lora_dropout=0.0)
+    plain, x = shake_adapters(get_peft_model(model, config)), torch.randn(2, 100, 64)
+    fused = copy.deepcopy(plain)
+    fuse_adapters(fused)
+    truth, errors = all_gradients(copy.deepcopy(plain).double(), x.double()), []
+    for policy in (fused, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = all_gradients(policy, x)
+        assert all(part.dtype == torch.float32 for part in found.values())
+        errors.append(max(float((found[name].double() - truth[name]).norm() / truth[name].norm()) for name in truth))
+    assert errors[0] <= 1.1 * errors[1], f"largest relative error: ours {errors[0]:.2e}, PEFT {errors[1]:.2e}"
+
+
+def all_gradients(policy: PeftModel, x: Tensor) -> dict[str, Tensor]:
+    """Of the input and of all that trains."""
+    x = x.clone().requires_grad_()
+    value = policy(x).to(torch.promote_types(x.dtype, torch.float32)).pow(3).sum()
+    return {"x": torch.autograd.grad(value, x, retain_graph=True)[0]} | gradients(value, policy)

@@ -1,6 +1,6 @@
 """Attention as the method needs it: packed rows, read rows, scaled rows."""
 
-from lookright.attention.interface import ATTENTION_NAME, use_lookright_attention
+from lookright.attention.interface import ATTENTION_NAME, lookright_attention, use_lookright_attention
 from lookright.attention.layout import PackedLayout, build_layout
 from lookright.attention.packed import PackedCall, suffix_attention
 from lookright.attention.rows import SOURCES, TARGET, RowRecorder, attention_ratio, even_ratio
@@ -19,5 +19,6 @@ __all__ = [
     "even_ratio",
     "scaled_image_attention",
     "suffix_attention",
+    "lookright_attention",
     "use_lookright_attention",
 ]

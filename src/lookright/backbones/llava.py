@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessorPil, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaMLP
 
-from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
+from lookright.attention import PackedCall, lookright_attention, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.backbones.bounded import bounded
+from lookright.backbones.elementwise import gated_silu, rotate
 from lookright.backbones.grid import GridMap
 from lookright.backbones.llava_layouts import SpecialTokens, find_layout
 from lookright.backbones.quantization import check_quantization, keep_trainable
@@ -102,6 +103,10 @@ class LlavaBackbone(Backbone):
             model = LlavaForConditionalGeneration(copy.deepcopy(self.config)).to(dtype)
         decoder = self.language_model(model)
         use_lookright_attention(decoder)
+        for layer in decoder.layers:
+            layer.self_attn.forward = types.MethodType(_attention_forward, layer.self_attn)
+            if isinstance(layer.mlp.act_fn, nn.SiLU):
+                layer.mlp.forward = types.MethodType(_feed_forward, layer.mlp)
         decoder.layers[-1].forward = types.MethodType(_last_layer_forward, decoder.layers[-1])
         return model
 
@@ -142,6 +147,25 @@ def _pad_token_id(special: SpecialTokens, end: int) -> int:
     return end if special.pad_token_id is None else special.pad_token_id
 
 
+def _feed_forward(self: LlamaMLP, x: Tensor) -> Tensor:
+    """The stock block, with gate and activation as one step: float[..., D] -> float[..., D]."""
+    return self.down_proj(gated_silu(self.gate_proj(x), self.up_proj(x)))
+
+
+def _attention_forward(
+    self: LlamaAttention, hidden_states: Tensor, packed: PackedCall | None = None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """The stock block; in a packed pass with rotary positions as one step: float[1, T, D] -> float[1, T, D]."""
+    if packed is None:
+        return type(self).forward(self, hidden_states, **kwargs)
+    cos, sin = (part[:, None] for part in kwargs["position_embeddings"])
+    query, key, value = (_heads(self, project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
+    dropout = self.attention_dropout if self.training else 0.0
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    output, _ = lookright_attention(self, query, key, value, None, self.scaling, dropout, packed)
+    return self.o_proj(output.flatten(2)), None
+
+
 def _last_layer_forward(
     self: LlamaDecoderLayer, hidden_states: Tensor, packed: PackedCall | None = None, **kwargs: Any
 ) -> Tensor:
@@ -155,15 +179,14 @@ def _last_layer_forward(
     # keys and values of the whole row, queries of `rows`; the rotary tables [1, T, D] go over all heads alike
     normed = self.input_layernorm(hidden_states)
     cos, sin = (part[:, None] for part in kwargs["position_embeddings"])
-
-    def heads(states: Tensor) -> Tensor:
-        return states.view(1, states.shape[1], -1, attention.head_dim).transpose(1, 2)
-
-    key = heads(attention.k_proj(normed))
-    key = key * cos + rotate_half(key) * sin
-    query = heads(attention.q_proj(normed[:, rows]))
-    query = query * cos[:, :, rows] + rotate_half(query) * sin[:, :, rows]
-    value = heads(attention.v_proj(normed))
+    key = rotate(_heads(attention, attention.k_proj(normed)), cos, sin)
+    query = rotate(_heads(attention, attention.q_proj(normed[:, rows])), cos[:, :, rows], sin[:, :, rows])
+    value = _heads(attention, attention.v_proj(normed))
     output = suffix_attention(query, key, value, attention.scaling, attention.layer_idx, packed)
     hidden_states = hidden_states[:, rows] + attention.o_proj(output.flatten(2))
     return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+def _heads(attention: LlamaAttention, states: Tensor) -> Tensor:
+    """float[B, L, H D] -> float[B, H, L, D]."""
+    return states.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lookright.errors import ConfigError
 
@@ -65,8 +65,24 @@ def scored_tokens(response: Tensor, num_unscored: int, first_input: int) -> tupl
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target in nats: float[N, V], int64[N] -> float32[N] (float64 stays)."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return -F.cross_entropy(wide, targets, reduction="none")
+    return _TokenLogps.apply(logits if logits.dtype == torch.float64 else logits.float(), targets)
+
+
+class _TokenLogps(torch.autograd.Function):
+    """One value of a log-softmax a row; its gradient is made in one buffer as large as the logits, not in two."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits_NV: Tensor, targets: Tensor) -> Tensor:
+        logps_NV = torch.log_softmax(logits_NV, dim=-1)
+        ctx.save_for_backward(logps_NV, targets)
+        return logps_NV.gather(1, targets[:, None]).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        logps_NV, targets = ctx.saved_tensors
+        of_logits_NV = logps_NV.exp().mul_(-gradient[:, None])
+        return of_logits_NV.scatter_add_(1, targets[:, None], gradient[:, None]), None
 
 
 def sum_by_response(values: Tensor, scored: ScoredTokens) -> Tensor:

@@ -37,21 +37,17 @@ def peak_memory(
 
     Weights: every parameter, twice for a reference that is a copy. Gradients and AdamW's two moments: of what
     trains. Activations: what autograd keeps of every decoder layer (inputs of norms and of trained linear
-    layers with their dropout, queries, keys, values, attention's output, three widths of the MLP, the
+    layers with their dropout, queries, keys, values, attention's output, both upper products of the MLP, the
     probabilities of the suffix rows), of the trimmed last layer only what whole rows need; with checkpointing
     one input a layer and one layer whole; the logits of response rows; the intermediate values of one layer
     in the reference's or the backward pass; or instead of all this the encoding of the pictures without
     gradient, where that is more.
 
     Not counted: the libraries (about 400 MiB), what they load on the first step (about 40), other processes, and
-    what an allocator holds without using it: a process of 1,308 MiB had 1,495 with the huge pages that lookright
-    asks for and 2,071 without, where glibc's mmap threshold was not fixed (MALLOC_MMAP_THRESHOLD_, which makes steps
-    twice as long). Estimate against peak resident memory above the libraries with it fixed,
-    hidden 512, 8 layers, pictures of 336/14, float32 on the CPU, adapter off, LoRA of rank 16 with dropout:
-    3 pictures 1,047 of 1,086 MiB, with checkpointing 337 of 364, without dropout 744 of 790; 5 pictures 1,618 of
-    1,651; 200-token answers, grouped keys 1,317 of 1,404; two pairs, checkpointing 537 of 536; one picture,
-    checkpointing 213 of 258; full tuning with a frozen copy 1,203 of 1,252, with checkpointing 715 of 703.
-    On CUDA and in 16 bits it is not measured.
+    what an allocator holds without using it: a process of 1,287 MiB had 1,405 with the huge pages that lookright
+    asks for and 1,611 without, where glibc's mmap threshold was not fixed (MALLOC_MMAP_THRESHOLD_, which makes steps
+    1.3 times as long). `docs/benchmarks.md` has the estimate beside the peaks of processes (`benchmarks.estimate`): it
+    was 5 % too low to 11 % too high in float32 on the CPU. On CUDA and in 16 bits it is not measured.
     """
     copies = 2 if settings.copies_policy else 1
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -81,7 +77,7 @@ def _decoder_bytes(backbone: Backbone, model: PreTrainedModel, batch: PackedBatc
     cells = sum(group.num_suffix * group.num_tokens for group in batch.layout.groups) * text.num_attention_heads
     probabilities = cells * (FLOAT if size == FLOAT else FLOAT + size)
     inputs, total_width = _input_bytes(backbone.language_model(model).layers[0], text, settings)
-    layer = tokens * (2 * hidden * FLOAT + (2 * query + 2 * key + 3 * text.intermediate_size) * size + inputs)
+    layer = tokens * (2 * hidden * FLOAT + (2 * query + 2 * key + 2 * text.intermediate_size) * size + inputs)
     # whole rows are needed for keys and values alone
     last = tokens * (hidden * FLOAT + 2 * key * size + inputs * 2 * hidden // total_width)
     passing = tokens * (4 * hidden + 3 * text.intermediate_size) * size

@@ -28,7 +28,7 @@ SLOW = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
 }
 """Operators without a fast bfloat16 kernel there, all of whose results have the type of their arguments."""
-IN_PLACE = {aten.baddbmm_.default: aten.baddbmm.default}
+IN_PLACE = {aten.addmm_.default: aten.addmm.default, aten.baddbmm_.default: aten.baddbmm.default}
 """Operators that write into their first argument, and those whose result is what they write."""
 
 

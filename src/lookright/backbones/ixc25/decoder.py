@@ -19,6 +19,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from lookright.backbones.base import CACHE
+from lookright.backbones.elementwise import gated_silu
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.plora import IdleLinear, PartialLoraLinear, image_rows
 from lookright.backbones.ixc25.rotary import apply_rotary, rotary_tables
@@ -137,8 +138,9 @@ class Ixc25FeedForward(nn.Module):
 
     def forward(self, x: Tensor, image_rows: Tensor | None = None) -> Tensor:
         """float[..., C] -> float[..., C]."""
-        gate = self.act_fn(self.w1(x, image_rows=image_rows))
-        return self.w2(gate * self.w3(x, image_rows=image_rows), image_rows=image_rows)
+        gate, up = self.w1(x, image_rows=image_rows), self.w3(x, image_rows=image_rows)
+        gated = gated_silu(gate, up) if isinstance(self.act_fn, nn.SiLU) else self.act_fn(gate) * up
+        return self.w2(gated, image_rows=image_rows)
 
 
 class Ixc25DecoderLayer(GradientCheckpointingLayer):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lookright.backbones.elementwise import rotate
 from lookright.backbones.ixc25.configuration import Ixc25Config
 
 
@@ -36,6 +37,4 @@ def rotary_tables(config: Ixc25Config, position_ids: Tensor, dtype: torch.dtype)
 
 def apply_rotary(states_BHLD: Tensor, cos_BLD: Tensor, sin_BLD: Tensor) -> Tensor:
     """Rotate the pairs (i, i + D/2) of every head by its position's angles: float[B, H, L, D]."""
-    first, second = states_BHLD.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return states_BHLD * cos_BLD[:, None] + turned * sin_BLD[:, None]
+    return rotate(states_BHLD, cos_BLD[:, None], sin_BLD[:, None])

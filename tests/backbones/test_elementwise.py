@@ -1,0 +1,68 @@
+"""Element-wise steps of a decoder against the single operations that they stand for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from lookright.backbones.elementwise import gated_silu, rotate
+from tests.compare import assert_close
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def outcome(step: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The value, and the gradient of every input for a gradient that differs everywhere."""
+    leaves = [part.clone().requires_grad_() for part in inputs]
+    value = step(*leaves)
+    return [value.detach(), *torch.autograd.grad(value, leaves, random(*value.shape, dtype=value.dtype, seed=9))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_the_gate_is_the_plain_one_to_the_last_bit(dtype: torch.dtype) -> None:
+    gate, up = random(2, 5, 7, dtype=dtype), random(2, 5, 7, dtype=dtype, seed=1)
+    found = outcome(gated_silu, gate, up)
+    for one, other in zip(found, outcome(lambda *parts: F.silu(parts[0]) * parts[1], gate, up), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_gate_keeps_its_two_inputs_and_nothing_else() -> None:
+    kept: list[Tensor] = []
+    gate, up = (random(4, 6, seed=seed).requires_grad_() for seed in (0, 1))
+    with torch.autograd.graph.saved_tensors_hooks(lambda part: kept.append(part) or part, lambda part: part):
+        gated_silu(gate, up)
+    assert sorted(part.data_ptr() for part in kept) == sorted([gate.data_ptr(), up.data_ptr()])
+
+
+def tables(*, length: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of positions that do not count up: float[1, L, D]."""
+    angles = torch.arange(length).flip(0)[:, None] / 3 ** torch.arange(width // 2)
+    doubled = torch.cat([angles, angles], -1).double()[None]
+    return doubled.cos().to(dtype), doubled.sin().to(dtype)
+
+
+@pytest.mark.parametrize("token_major", [True, False], ids=["token_major", "head_major"])
+def test_rotation_is_that_of_transformers(token_major: bool) -> None:
+    states = random(1, 9, 3, 8).transpose(1, 2) if token_major else random(1, 3, 9, 8)
+    cos, sin = tables(length=9, width=8, dtype=torch.float64)
+    found = outcome(lambda part: rotate(part, cos[:, None], sin[:, None]), states)
+    wanted = outcome(lambda part: apply_rotary_pos_emb(part, part, cos, sin)[0], states)
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, atol=1e-14, why="float64, a product and its sum may round as one")
+    assert found[0].stride() == states.stride()
+
+
+def test_rotation_of_a_narrower_type_has_that_of_its_tables() -> None:
+    """As under autocast, where projections are in 16 bits and positions in 32."""
+    states, (cos, sin) = random(1, 2, 5, 4, dtype=torch.bfloat16), tables(length=5, width=4, dtype=torch.float32)
+    value, gradient = outcome(lambda part: rotate(part, cos[:, None], sin[:, None]), states)
+    # in float32 throughout; transformers' own rounds the two parts of this gradient before it adds them
+    wanted = outcome(lambda part: apply_rotary_pos_emb(part, part, cos, sin)[0], states.float())
+    assert (value.dtype, gradient.dtype) == (torch.float32, torch.bfloat16)
+    assert_close(value, wanted[0], atol=1e-6, why="float32, a product and its sum may round as one")
+    assert_close(gradient, wanted[1], atol=1e-6, rtol=2**-8, why="rounded to bfloat16 once")
