@@ -1,14 +1,19 @@
 """Element-wise steps of a decoder against the single operations that they stand for."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lookright.backbones.elementwise import gated_silu, rotate
+from lookright.backbones.ixc25.configuration import Ixc25Config
+from lookright.backbones.ixc25.decoder import Ixc25FeedForward
+from lookright.backbones.llava import LlavaBackbone
 from tests.compare import assert_close
 
 
@@ -37,6 +42,30 @@ def test_the_gate_keeps_its_two_inputs_and_nothing_else() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda part: kept.append(part) or part, lambda part: part):
         gated_silu(gate, up)
     assert sorted(part.data_ptr() for part in kept) == sorted([gate.data_ptr(), up.data_ptr()])
+
+
+@pytest.mark.parametrize(("activation", "num_kept"), [("silu", 2), ("gelu", 3)])
+def test_the_blocks_of_both_families_use_it_where_their_activation_is_the_one(
+    llava: LlavaBackbone, activation: str, num_kept: int
+) -> None:
+    """A frozen block keeps gate and up for its input's gradient; of another activation also what that makes."""
+    backbone = copy.copy(llava)
+    backbone.config = copy.deepcopy(llava.config)
+    backbone.config.text_config.hidden_act = activation
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Ixc25Config(hidden_size=8, intermediate_size=12, hidden_act=activation, **heads)
+    for block in (backbone.language_model(backbone.build(weights=False)).layers[0].mlp, Ixc25FeedForward(config)):
+        gate, up, down = _products(block.requires_grad_(False))
+        x, kept = random(1, 5, gate.in_features, dtype=gate.weight.dtype).requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda part, kept=kept: kept.append(part) or part, lambda p: p):
+            value = block(x)
+        assert len({part.data_ptr() for part in kept if part.shape == (1, 5, gate.out_features)}) == num_kept
+        assert_close(value, down(ACT2FN[activation](gate(x)) * up(x)), atol=1e-6, why="float32")
+
+
+def _products(block: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    names = ("gate_proj", "up_proj", "down_proj") if hasattr(block, "gate_proj") else ("w1", "w3", "w2")
+    return tuple(getattr(block, name) for name in names)
 
 
 def tables(*, length: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+SILU = ("silu", "swish")
+"""What configurations call the activation; transformers' module for it is no `nn.SiLU`."""
+
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) * up`, float[..., F]; the gate's activation is made anew for the backward pass, not kept."""

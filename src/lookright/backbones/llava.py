@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecode
 from lookright.attention import PackedCall, lookright_attention, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.backbones.bounded import bounded
-from lookright.backbones.elementwise import gated_silu, rotate
+from lookright.backbones.elementwise import SILU, gated_silu, rotate
 from lookright.backbones.grid import GridMap
 from lookright.backbones.llava_layouts import SpecialTokens, find_layout
 from lookright.backbones.quantization import check_quantization, keep_trainable
@@ -105,7 +105,7 @@ class LlavaBackbone(Backbone):
         use_lookright_attention(decoder)
         for layer in decoder.layers:
             layer.self_attn.forward = types.MethodType(_attention_forward, layer.self_attn)
-            if isinstance(layer.mlp.act_fn, nn.SiLU):
+            if layer.mlp.config.hidden_act in SILU:
                 layer.mlp.forward = types.MethodType(_feed_forward, layer.mlp)
         decoder.layers[-1].forward = types.MethodType(_last_layer_forward, decoder.layers[-1])
         return model

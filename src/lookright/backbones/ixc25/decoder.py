@@ -19,7 +19,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from lookright.backbones.base import CACHE
-from lookright.backbones.elementwise import gated_silu
+from lookright.backbones.elementwise import SILU, gated_silu
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.plora import IdleLinear, PartialLoraLinear, image_rows
 from lookright.backbones.ixc25.rotary import apply_rotary, rotary_tables
@@ -135,11 +135,12 @@ class Ixc25FeedForward(nn.Module):
         self.w3 = _linear(config, config.hidden_size, config.intermediate_size)
         self.w2 = _linear(config, config.intermediate_size, config.hidden_size)
         self.act_fn = ACT2FN[config.hidden_act]
+        self.is_silu = config.hidden_act in SILU
 
     def forward(self, x: Tensor, image_rows: Tensor | None = None) -> Tensor:
         """float[..., C] -> float[..., C]."""
         gate, up = self.w1(x, image_rows=image_rows), self.w3(x, image_rows=image_rows)
-        gated = gated_silu(gate, up) if isinstance(self.act_fn, nn.SiLU) else self.act_fn(gate) * up
+        gated = gated_silu(gate, up) if self.is_silu else self.act_fn(gate) * up
         return self.w2(gated, image_rows=image_rows)
 
 
