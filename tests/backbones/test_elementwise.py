@@ -36,6 +36,28 @@ def test_the_gate_is_the_plain_one_to_the_last_bit(dtype: torch.dtype) -> None:
         assert torch.equal(one, other)
 
 
+def test_gradients_of_any_layout() -> None:
+    """Transposed, as attention hands them on, and one number everywhere, as a sum does."""
+    gate, up = random(2, 5, 8), random(2, 5, 8, seed=1)
+    cos, sin = tables(length=5, width=8, dtype=torch.float64)
+    plain = {
+        gated_silu: lambda *parts: F.silu(parts[0]) * parts[1],
+        _turned_by(cos, sin): lambda *parts: apply_rotary_pos_emb(parts[0], parts[1], cos[0], sin[0], 0)[0] * parts[1],
+    }
+    for step, definition in plain.items():
+        for reduce in (Tensor.sum, lambda value: (value.transpose(0, 2) * random(8, 5, 2, seed=3)).sum()):
+            found = []
+            for function in (step, definition):
+                leaves = [gate.clone().requires_grad_(), up.clone().requires_grad_()]
+                found.append(torch.autograd.grad(reduce(function(*leaves)), leaves))
+            for one, other in zip(*found, strict=True):
+                assert_close(one, other, atol=1e-13, why="float64")
+
+
+def _turned_by(cos: Tensor, sin: Tensor) -> Callable[..., Tensor]:
+    return lambda *parts: rotate(parts[0], cos, sin) * parts[1]
+
+
 def test_the_gate_keeps_its_two_inputs_and_nothing_else() -> None:
     kept: list[Tensor] = []
     gate, up = (random(4, 6, seed=seed).requires_grad_() for seed in (0, 1))

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lookright.packing.logprobs import ScoredTokens, scored_tokens, sum_by_response, token_logps
 from tests.compare import assert_close
@@ -37,6 +38,22 @@ def test_gradients_are_those_of_the_log_softmax(dtype: torch.dtype, rtol: float)
     assert given.grad.dtype == dtype
     assert_close(given.grad, plain.grad, rtol=rtol, atol=1e-7, why=f"{dtype}, rounded once")
     assert not given.grad[3].any()
+
+
+def test_tokens_that_cannot_follow_take_no_gradient() -> None:
+    """A logit of -inf beside the target, and one of the target itself: values and gradients of the cross-entropy."""
+    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[0, 2] = logits[1, 3] = -torch.inf
+    targets, found = torch.tensor([0, 3]), []
+    for step in (token_logps, lambda *given: -F.cross_entropy(*given, reduction="none")):
+        leaf = logits.clone().requires_grad_()
+        value = step(leaf, targets)
+        found.append((value.detach(), *torch.autograd.grad(value.sum(), leaf)))
+    (values, of_logits), (wanted, wanted_gradient) = found
+    assert values[0].isfinite() and values[1] == wanted[1] == -torch.inf
+    assert of_logits[0, 2] == 0 and of_logits.isfinite().all()
+    assert_close(values[0], wanted[0], rtol=1e-12, atol=0.0, why="float64")
+    assert_close(of_logits, wanted_gradient, rtol=1e-12, atol=1e-15, why="float64")
 
 
 def test_finite_at_extreme_bfloat16_logits() -> None:

@@ -66,12 +66,13 @@ def test_results_are_float32_results_rounded_once(operation: Any, shapes: list[t
     assert torch.equal(found, operation(*(part.float() for part in parts)).bfloat16())
 
 
-def test_in_place_products_write_what_the_others_return() -> None:
-    parts = [random(2, 7, 3), random(2, 7, 5), random(2, 5, 3)]
-    wanted = torch.baddbmm(*(part.float() for part in parts), alpha=0.5).bfloat16()
+@pytest.mark.parametrize(("name", "batch"), [("baddbmm", (2,)), ("addmm", ())])
+def test_in_place_products_write_what_the_others_return(name: str, batch: tuple[int, ...]) -> None:
+    parts = [random(*batch, 7, 3), random(*batch, 7, 5), random(*batch, 5, 3)]
+    wanted = getattr(torch, name)(*(part.float() for part in parts), alpha=0.5).bfloat16()
     with Float32Kernels(), SlowKernels() as seen:
-        given = parts[0].baddbmm_(*parts[1:], alpha=0.5)
-    assert seen.found == {torch.ops.aten.baddbmm_.default}
+        given = getattr(parts[0], f"{name}_")(*parts[1:], alpha=0.5)
+    assert seen.found == {getattr(torch.ops.aten, f"{name}_").default}
     assert given is parts[0] and torch.equal(given, wanted)
 
 

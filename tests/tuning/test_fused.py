@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from lookright.tuning.fused import fuse_adapters
@@ -193,3 +194,78 @@ def all_gradients(policy: PeftModel, x: Tensor) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     value = policy(x).to(torch.promote_types(x.dtype, torch.float32)).pow(3).sum()
     return {"x": torch.autograd.grad(value, x, retain_graph=True)[0]} | gradients(value, policy)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 0, 6), (2, 3, 4, 6)], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_inputs_of_any_shape(shape: tuple[int, ...], dropout: float) -> None:
+    found, x = [], torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for policy in both(lora_dropout=dropout):
+        torch.manual_seed(1)
+        found.append(all_gradients(policy.train(), x))
+    assert found[1]["x"].shape == shape
+    for name, wanted in found[0].items():
+        assert_close(found[1][name], wanted, rtol=1e-11, atol=1e-12, why="float64")
+
+
+def test_twice_in_one_pass_with_gradients_and_inputs_of_other_layouts() -> None:
+    """A transposed input, a transposed gradient and one that is a single number everywhere, of one layer."""
+    found = []
+    for policy in both():
+        layer, x = policy.base_model.model[0], inputs()
+        value = layer(x.transpose(0, 1)).transpose(0, 2).pow(3).sum() + layer(x * 2).sum()
+        own = {"x": torch.autograd.grad(value, x, retain_graph=True)[0]}
+        used = [part for part in layer.parameters() if part.requires_grad]
+        found.append([own["x"], *torch.autograd.grad(value, used)])
+    for given, wanted in zip(found[1], found[0], strict=True):
+        assert_close(given, wanted, rtol=1e-11, atol=1e-12, why="float64")
+
+
+def test_what_comes_out_can_be_written_into() -> None:
+    found = []
+    for policy in both():
+        output = policy(inputs())
+        found.append(gradients(output.mul_(3).pow(2).sum(), policy))
+    assert_same_gradients(found[1], found[0], rtol=1e-12, why="float64")
+
+
+def test_a_layer_that_is_wrapped_already_keeps_its_adapter() -> None:
+    found = []
+    for fuses in (False, True):
+        torch.manual_seed(3)
+        inner = make().base_model.model[0]
+        outer = LoraLinear(inner, "default", config=LoraConfig(r=2, init_lora_weights=False), r=2, lora_alpha=4)
+        outer.double()
+        assert not fuses or fuse_adapters(outer) == 2
+        found.append(outer(inputs()))
+    assert_close(found[1], found[0], rtol=1e-12, atol=1e-12, why="float64")
+
+
+def test_hooks_of_the_layer_inside_run() -> None:
+    """As those of a profiler, or of weights that are loaded when a layer is called."""
+    plain, fused = both()
+    for policy in (plain, fused):
+        policy.base_model.model[0].base_layer.register_forward_hook(lambda layer, given, output: output + 1)
+    assert_close(fused(inputs()), plain(inputs()), rtol=1e-12, atol=1e-12, why="float64")
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    plain, fused = both()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = fused(inputs()), plain(inputs())
+    assert ours.dtype == theirs.dtype == torch.float64
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-12, why="float64")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_it_compiles_into_one_graph(dropout: float) -> None:
+    """As a compiled feed-forward block must, whose element-wise steps would not fuse otherwise."""
+    policy = both(lora_dropout=dropout)[1].train()
+    model, found = policy.base_model.model, []
+    for step in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(1)
+        x = inputs()
+        value = step(x).pow(3).sum()
+        own = {"x": torch.autograd.grad(value, x, retain_graph=True)[0]}
+        found.append(own | gradients(value, model))
+    assert_same_gradients(found[1], found[0], rtol=1e-11, why="float64")

@@ -31,7 +31,7 @@ def fuse_adapters(policy: nn.Module) -> int:
 class AdaptedLinear(torch.autograd.Function):
     """`x W^T + bias + scale (dropped A^T) B^T` around a frozen layer W.
 
-    x, dropped: float[..., in], the same tensor where nothing was dropped; W: float[out, in]; A: float[r, in];
+    x: float[N, in]; dropped: float[N, in], None where nothing was; W: float[out, in]; A: float[r, in];
     B: float[out, r]; all of one type. It is not differentiable twice. Source: LoRA, arXiv 2106.09685, Eq. 3.
     """
 
@@ -39,38 +39,33 @@ class AdaptedLinear(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         x: Tensor,
-        dropped: Tensor,
+        dropped: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         down: Tensor,
         up: Tensor,
         scale: float,
     ) -> Tensor:
-        """float[..., out]."""
-        rows = dropped.reshape(-1, dropped.shape[-1])
+        """float[N, out]."""
+        rows = x if dropped is None else dropped
         low = rows @ down.T
         ctx.save_for_backward(rows, weight, down, up, low)
-        ctx.same, ctx.scale = dropped is x, scale
-        output = F.linear(x.reshape(-1, x.shape[-1]), weight, bias).addmm_(low, up.T, alpha=scale)
-        return output.view(*x.shape[:-1], -1)
+        ctx.drops, ctx.scale = dropped is not None, scale
+        return F.linear(x, weight, bias).addmm_(low, up.T, alpha=scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of x, dropped, A and B."""
         rows, weight, down, up, low = ctx.saved_tensors
-        of_output = gradient.reshape(-1, gradient.shape[-1])
-        of_low = (of_output @ up).mul_(ctx.scale)
+        of_low = (gradient @ up).mul_(ctx.scale)
         of_down = of_low.T @ rows if ctx.needs_input_grad[4] else None
         # the narrow factor comes first: in the other order the product takes twice as long
-        of_up = (low.T @ of_output).mul_(ctx.scale).T if ctx.needs_input_grad[5] else None
-        of_x = of_output @ weight if ctx.needs_input_grad[0] else None
-        of_dropped = None
-        if ctx.same and of_x is not None:
+        of_up = (low.T @ gradient).mul_(ctx.scale).T if ctx.needs_input_grad[5] else None
+        of_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        of_dropped = of_low @ down if ctx.drops and ctx.needs_input_grad[1] else None
+        if of_x is not None and not ctx.drops:
             of_x.addmm_(of_low, down)
-        elif not ctx.same and ctx.needs_input_grad[1]:
-            of_dropped = (of_low @ down).view(*gradient.shape[:-1], -1)
-        of_x = None if of_x is None else of_x.view(*gradient.shape[:-1], -1)
         return of_x, of_dropped, None, None, of_down, of_up, None
 
 
@@ -79,12 +74,19 @@ def _fused_forward(self: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Te
     name = _plain_adapter(self)
     if name is None or "adapter_names" in kwargs:
         return type(self).forward(self, x, *args, **kwargs)
-    base, down, up = self.get_base_layer(), self.lora_A[name].weight, self.lora_B[name].weight
-    if type(base) is nn.Linear and not any(parameter.requires_grad for parameter in base.parameters()):
+    # not get_base_layer(), which would pass over a tuner's layer inside this one
+    base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+    if _is_product(base) and not args and not kwargs:
         factors = _in_one_type(x.device.type, x, base.weight, base.bias, down, up)
         if factors is not None:
-            x, weight, bias, down, up = factors
-            return AdaptedLinear.apply(x, self.lora_dropout[name](x), weight, bias, down, up, self.scaling[name])
+            wide, weight, bias, down, up = factors
+            # views are taken outside the step: one made inside could not be written into
+            rows = wide.reshape(-1, wide.shape[-1])
+            dropped = self.lora_dropout[name](rows)
+            # one tensor given twice would keep torch.compile from taking this into its graph
+            dropped = None if dropped is rows else dropped
+            output = AdaptedLinear.apply(rows, dropped, weight, bias, down, up, self.scaling[name])
+            return output.view(*x.shape[:-1], len(weight))
     output = base(x, *args, **kwargs)
     if not torch.is_autocast_enabled(x.device.type):
         x = x.to(down.dtype)
@@ -95,11 +97,22 @@ def _fused_forward(self: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Te
     return output.baddbmm_(low, up.T.to(low.dtype).expand(len(low), -1, -1), alpha=self.scaling[name])
 
 
+def _is_product(base: nn.Module) -> bool:
+    """Whether a frozen layer is its weights' product and no more, so that it need not be called to take it."""
+    hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+    if type(base) is not nn.Linear or hooks or "forward" in base.__dict__:
+        return False
+    return not any(parameter.requires_grad for parameter in base.parameters())
+
+
 def _in_one_type(device: str, *factors: Tensor | None) -> list[Tensor | None] | None:
-    """Factors in the type that autocast asks for, or as they are; None where they are not of one type."""
+    """Factors in the type that autocast asks for, or as they are; None where they are not of one type.
+
+    Autocast leaves float64 alone.
+    """
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        factors = [factor if factor is None else factor.to(dtype) for factor in factors]
+        factors = [part if part is None or part.dtype == torch.float64 else part.to(dtype) for part in factors]
     found = {factor.dtype for factor in factors if factor is not None}
     return list(factors) if len(found) == 1 else None
 
