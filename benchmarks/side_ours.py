@@ -10,7 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.turns import Turns
 from benchmarks.workload import BETA, SEED, Workload, lora, optimization
-from lookright.commands.tasks import prepare_reference
 from lookright.losses.build import build_loss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
@@ -18,7 +17,7 @@ from lookright.reference.cached import CachedLogps
 from lookright.training import precision
 from lookright.training.compilation import compile_blocks
 from lookright.training.datamodule import PreferenceData
-from lookright.training.preference import PreferenceModule
+from lookright.training.preference import PreferenceModule, prepare_reference
 from lookright.training.trainer import TrainerSettings
 
 

@@ -15,11 +15,11 @@ from peft import LoraConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.records.records import write_jsonl
 from lookright.training.optimization import Optimization
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Preference, Region
+from recipes.tiny.folders import write_llava_folder
 
 ANSWER_TOKENS = 40
 NUM_PAIRS = 16

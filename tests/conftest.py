@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.config.schema import register
 from lookright.records.records import write_jsonl
 from lookright.types import Preference, Region
+from recipes.tiny.folders import write_llava_folder
 
 WORDS = (
     "USER: ASSISTANT: Image1: In Image2, what color is the shape? red blue green circle triangle yes no "

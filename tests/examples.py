@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.packing.batch import Example, Response
 from lookright.packing.encode import look_coverage
 from lookright.packing.question import DecoderInput
 from lookright.records.records import write_jsonl
 from lookright.types import Preference, Region, Size
+from recipes.tiny.folders import write_llava_folder
 
 SIZES: list[Size] = [(50, 40), (40, 64), (42, 42), (80, 30), (57, 41)]
 LONG = "no, Image2: is there a blue circle here? red"

@@ -11,10 +11,10 @@ import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from torch import Tensor, nn
 
-from lookright.backbones.tiny import write_llava_folder
 from lookright.backbones.tokenizer import SPACE
 from lookright.packing.logprobs import token_logps
 from lookright.types import IMAGE_PLACEHOLDER
+from recipes.tiny.folders import write_llava_folder
 
 FORMS = ("model", "prepend", "metaspace", "old_metaspace")
 VICUNA = (

@@ -9,8 +9,8 @@ from transformers import LlavaImageProcessorPil
 
 from lookright.backbones.bounded import CANVAS, bounded
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.types import Size
+from recipes.tiny.folders import write_llava_folder
 from tests.backbones.test_llava_painting import CELLS, changed_share
 from tests.conftest import WORDS
 from tests.peak import peak_megabytes

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.types import Box, Size
+from recipes.tiny.folders import write_llava_folder
 from tests.conftest import WORDS
 
 PATCH, CELLS = 14, 12

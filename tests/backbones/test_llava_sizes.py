@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.tuning.lora import LoraTuning
+from recipes.tiny.folders import write_llava_folder
 from tests.conftest import WORDS
 
 # Vicuna 1.5 with 64 added rows, and CLIP-L/14 at 336 pixels

@@ -12,11 +12,9 @@ from torch import nn
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.ixc25 import Ixc25Backbone
-from lookright.backbones.ixc25.tiny import write_ixc25_folder
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.loading import with_adapter
 from lookright.backbones.quantization import BYTES_PER_WEIGHT, CPU_LAYOUT, keep_trainable, loading_arguments
-from lookright.backbones.tiny import write_llava_folder
 from lookright.errors import ConfigError
 from lookright.packing.batch import PackedBatch, move, pack
 from lookright.reference.adapter_off import AdapterOff
@@ -25,6 +23,8 @@ from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reference.identity import describe_components
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
+from recipes.tiny.folders import write_llava_folder
+from recipes.tiny.ixc25_folder import write_ixc25_folder
 from tests.compare import assert_close, assert_same_gradients
 from tests.examples import LONG, gradients, lively_model, make_example, shake_adapters
 

@@ -8,9 +8,9 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from lookright.backbones.tiny import train_tokenizer
 from lookright.backbones.tokenizer import JsonTokenizer, TextTokenizer, read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
+from recipes.tiny.folders import train_tokenizer
 from tests.tokenizer_forms import FORMS, train_model, write_form
 
 BITS = (

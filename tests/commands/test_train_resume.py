@@ -96,7 +96,7 @@ def test_resumed_run_is_exact(
 
 def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [f"resume={unbroken}", "seed=1"]
-    monkeypatch.setattr("lookright.commands.train.given_overrides", lambda: given)
+    monkeypatch.setattr("lookright.commands.run_folder.given_overrides", lambda: given)
     with pytest.raises(ConfigError, match=r"resume takes the config of .*; remove seed=1"):
         train(composed("train", *given))
 

@@ -60,7 +60,7 @@ def test_misspelt_key_on_the_command_line_gets_the_valid_names(
     ("command", "override", "valid"),
     [
         ("train", "backbone=tiny", "tiny_llava"),
-        ("train", "experiment=no_such", "pretrain_tiny_llava"),
+        ("train", "experiment=no_such", "demo"),
         ("train", "loss=dpo", "preference"),
         ("generate", "companions=nearest", "same_question"),
     ],

@@ -8,14 +8,13 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.commands.tasks import PreferenceTask
 from lookright.losses.build import build_loss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import CachedLogps
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.training.optimization import Optimization
-from lookright.training.preference import PreferenceModule
+from lookright.training.preference import PreferenceModule, prepare_reference
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.reference.cached_parts import counted_passes, load_data, make_pair, write_data
@@ -61,7 +60,7 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    PreferenceTask().before_fit(module, data, trainer)
+    prepare_reference(module, data, trainer)
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == NUM_EPOCHS * len(data.train_dataloader())
     return module.found

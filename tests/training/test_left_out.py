@@ -15,7 +15,6 @@ from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.commands import train as run
-from lookright.commands.tasks import PreferenceTask
 from lookright.errors import LookRightError, RecordError
 from lookright.packing.batch import PackedBatch, empty_batch, pack
 from lookright.reference.base import Preparation
@@ -213,7 +212,7 @@ def test_the_summary_of_a_run_counts_it(
     def vanish(*_: object) -> None:
         (tmp_path / "data" / "images" / "pair1_0.png").unlink()
 
-    monkeypatch.setattr(PreferenceTask, "before_fit", vanish)
+    monkeypatch.setattr("lookright.commands.train.prepare_reference", vanish)
     overrides = [*small_run, f"data.path={path}", "data.on_bad_record=skip", "data.val_fraction=0"]
     run.train(composed("train", *overrides, "reference=adapter_off", f"output={tmp_path / 'run'}"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

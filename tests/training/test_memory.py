@@ -21,7 +21,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
+from recipes.tiny.folders import write_llava_folder
 from lookright.losses.build import build_loss
 from lookright.packing.batch import pack
 from lookright.reference.adapter_off import AdapterOff

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.commands.tasks import prepare_reference
 from lookright.errors import ConfigError
 from lookright.losses.build import build_loss
 from lookright.reference.cached import CachedLogps
 from lookright.training import precision, trainer
 from lookright.training.precision import IN_PLACE, SLOW, Float32Kernels
+from lookright.training.preference import prepare_reference
 from lookright.training.trainer import TrainerSettings
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients

@@ -10,30 +10,34 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from peft import PeftModel
 
 from lookright.attention.kernels import use_prefix_kernel
-from lookright.backbones.base import Backbone
 from lookright.backbones.loading import torch_dtype
-from lookright.commands.tasks import RunParts, Task
-from lookright.config.check import Problems
-from lookright.config.entry import given_overrides, with_output
-from lookright.config.made_by import describe_data, described_values, made_by
+from lookright.commands.run_folder import (
+    LAST_CHECKPOINT,
+    REPORT_FILE,
+    SUMMARY_FILE,
+    open_folder,
+    saved_config,
+    summarise,
+    write_page,
+)
+from lookright.commands.train_parts import TrainParts, check_parts
+from lookright.config.entry import with_output
 from lookright.errors import ConfigError
-from lookright.reports.training import HeldOutPair, write_training
+from lookright.reports.training import HeldOutPair
 from lookright.training.compilation import compile_blocks
-from lookright.training.loggers import METRICS_FILE, RunCSVLogger, close, with_metrics_file
-from lookright.training.optimization import Optimization, count_steps
+from lookright.training.loggers import close, with_metrics_file
+from lookright.training.optimization import count_steps
 from lookright.training.plan import print_plan
-from lookright.training.trainer import TrainerSettings
+from lookright.training.preference import PreferenceModule, prepare_reference
 
-CONFIG_FILE = "config.yaml"
-SUMMARY_FILE = "summary.json"
-REPORT_FILE = "report.html"
-LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+SHOWN_GROUPS = ("loss", "reference", "tuning", "optimization", "trainer")
+"""Whose values the page shows."""
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -42,77 +46,107 @@ def train(config: DictConfig) -> dict[str, Any]:
     Config, records and pictures are checked before weights load. A `resume` run takes its own saved config.
     Of several processes the first one alone writes.
     """
-    config = with_output(config) if config.resume is None else _resumed(config)
-    settings, backbone, data, task = _parts(config)
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
-    use_prefix_kernel(settings.attention_kernel)
+    config = with_output(config) if config.resume is None else saved_config(config)
     folder = Path(config.output)
-    task.prepare(config, backbone, data)
-    loggers = [] if settings.plan else with_metrics_file(_logger(config), folder)
-    trainer = settings.build(
-        folder, loggers, seed=config.seed, has_validation=len(data.val_set) > 0, idle_parameters=task.idle_parameters
-    )
-    _refuse_sweep(trainer)
-    num_steps = _count_steps(settings, data, trainer)
-    if settings.plan:
-        return print_plan(config, backbone, data, num_steps)
-    _open_folder(config, folder, trainer)
+
+    # check: everything that can be told without records and weights
+    parts = check_parts(config)
+
+    # read: records and pictures
+    data = parts.data
+    data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
+
+    # build: the trainer, then policy and reference with their weights
+    trainer = _trainer(parts)
+    num_steps = _count_steps(parts, trainer)
+    if parts.settings.plan:
+        return print_plan(config, parts.backbone, data, num_steps)
+    open_folder(config, trainer)
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    dtype = torch_dtype(settings.model_dtype, "trainer.model_dtype")
-    module = task.module(RunParts(config=config, backbone=backbone, data=data, num_steps=num_steps, dtype=dtype))
-    if settings.gradient_checkpointing:
-        module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.compile:
-        compile_blocks(module.backbone.language_model(module.trained_model))
-    task.before_fit(module, data, trainer)
+    module = _module(parts, num_steps)
+
+    # fit, from the beginning or from the last checkpoint
+    prepare_reference(module, data, trainer)
     checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    trained = checkpoint is None or trainer.callback_metrics or not (folder / SUMMARY_FILE).is_file()
-    # of a finished run nothing was trained, and what it measured stays
-    summary = (
-        _summary(trainer, data, num_steps, time.perf_counter() - started)
-        if trained
-        else json.loads((folder / SUMMARY_FILE).read_text())
-    )
     close(trainer.loggers)
+
+    # save; where nothing was left to train, what the finished run measured stays
+    trained = checkpoint is None or trainer.callback_metrics or not (folder / SUMMARY_FILE).is_file()
+    if trained:
+        summary = summarise(trainer, data, num_steps, time.perf_counter() - started)
+    else:
+        summary = json.loads((folder / SUMMARY_FILE).read_text())
     if trainer.is_global_zero:
-        summary["weights"] = task.save(module, folder).name
+        summary["weights"] = _save(module, folder)
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         if trained:
-            _write_page(config, folder, summary, task.held_out_pairs(module, data))
+            write_page(config, summary, "train.py", SHOWN_GROUPS, _held_out_pairs(module, parts))
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
     return summary
 
 
-def _write_page(config: DictConfig, folder: Path, summary: dict[str, Any], pairs: list[HeldOutPair]) -> None:
-    """What the run measured, and what made it."""
-    record = made_by(config, "train.py", describe_data(config.data))
-    record.write(folder)
-    plain = OmegaConf.to_container(config, resolve=True)
-    groups = ("loss", "reference", "tuning", "optimization", "trainer")
-    settings = {key: ", ".join(described_values(plain[key])) for key in groups if plain.get(key)}
-    write_training(folder / REPORT_FILE, folder / METRICS_FILE, summary, settings=settings, pairs=pairs, made_by=record)
+def _trainer(parts: TrainParts) -> Trainer:
+    """The Lightning Trainer of the run, and the settings of the process that a run needs."""
+    config, settings = parts.config, parts.settings
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    use_prefix_kernel(settings.attention_kernel)
+    folder = Path(config.output)
+    logger = None if settings.plan or config.logger is None else instantiate(config.logger)
+    trainer = settings.build(
+        folder,
+        [] if settings.plan else with_metrics_file(logger, folder),
+        seed=config.seed,
+        has_validation=len(parts.data.val_set) > 0,
+        idle_parameters=parts.idle_parameters,
+    )
+    _refuse_sweep(trainer)
+    return trainer
 
 
-def _parts(config: DictConfig) -> tuple[TrainerSettings, Backbone, LightningDataModule, Task]:
-    """What the config names, without weights. Raises ConfigError with the problems of all parts."""
-    problems = Problems(config)
-    settings = problems.build("trainer")
-    backbone = problems.build("backbone")
-    data = problems.build("data", "all")
-    task = problems.build("task")
-    if task is not None:
-        task.check(problems)
-    with problems:
-        Optimization(**OmegaConf.to_container(config.optimization))
-    problems.finish()
-    return settings, backbone, data, task
+def _module(parts: TrainParts, num_steps: int) -> PreferenceModule:
+    """Base weights, adapters, reference, and what the trainer's settings do to the model."""
+    settings, backbone = parts.settings, parts.backbone
+    pair = parts.pair(backbone.build(dtype=torch_dtype(settings.model_dtype, "trainer.model_dtype")))
+    none = "reference: none, no active loss term needs one"
+    rank_zero_info(none if pair.reference is None else pair.reference.describe())
+    if settings.gradient_checkpointing:
+        pair.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        compile_blocks(backbone.language_model(pair.model))
+    return PreferenceModule(pair, parts.loss, parts.optimization, num_steps)
 
 
-def _logger(config: DictConfig) -> Logger | None:
-    return None if config.logger is None else instantiate(config.logger)
+def _count_steps(parts: TrainParts, trainer: Trainer) -> int:
+    """Optimiser steps of the run. The trainer tells the data how many processes share them."""
+    settings, data = parts.settings, parts.data
+    data.trainer = trainer
+    num_batches = len(data.train_dataloader())
+    if len(data.val_set):
+        settings.check_validation(num_batches)
+    return count_steps(num_batches, settings.accumulate_grad_batches, settings.max_epochs, settings.max_steps)
+
+
+def _save(module: PreferenceModule, folder: Path) -> str:
+    """Write `adapter/` in PEFT's format, or `model/` after full tuning; returns its name."""
+    policy = module.pair.policy
+    if isinstance(policy, PeftModel):
+        policy.save_pretrained(folder / "adapter")
+        return "adapter"
+    module.pair.backbone.save_pretrained(policy, folder / "model")
+    return "model"
+
+
+def _held_out_pairs(module: PreferenceModule, parts: TrainParts) -> list[HeldOutPair]:
+    """All that were validated, as the last validation found them."""
+    val_set = parts.data.val_set
+    return [
+        HeldOutPair(record=record, pictures=pictures, metrics=module.held_out[record.id][1])
+        for record, pictures in zip(val_set.records, val_set.pictures, strict=True)
+        if record.id in module.held_out
+    ]
 
 
 def _refuse_sweep(trainer: Trainer) -> None:
@@ -124,60 +158,3 @@ def _refuse_sweep(trainer: Trainer) -> None:
             f"-m runs its jobs in one process, and trainer.devices={trainer.num_devices} needs more; "
             "set hydra/launcher=slurm, or run the jobs one by one"
         )
-
-
-def _count_steps(settings: TrainerSettings, data: LightningDataModule, trainer: Trainer) -> int:
-    """Optimiser steps of the run. The trainer tells the data how many processes share them."""
-    data.trainer = trainer
-    num_batches = len(data.train_dataloader())
-    if len(data.val_set):
-        settings.check_validation(num_batches)
-    return count_steps(num_batches, settings.accumulate_grad_batches, settings.max_epochs, settings.max_steps)
-
-
-def _open_folder(config: DictConfig, folder: Path, trainer: Trainer) -> None:
-    """Save the config, or cut the metrics back to the checkpoint. Raises ConfigError for a folder with another run."""
-    if not trainer.is_global_zero:
-        return
-    if config.resume is not None:
-        step = torch.load(folder / LAST_CHECKPOINT, map_location="meta", weights_only=True, mmap=True)["global_step"]
-        for logger in trainer.loggers:
-            if isinstance(logger, RunCSVLogger):
-                logger.forget_from(step)
-        return
-    if (folder / LAST_CHECKPOINT).exists() or (folder / SUMMARY_FILE).exists():
-        raise ConfigError(
-            f"output={folder} holds a run already; set resume={folder} to go on with it, or another output"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_FILE).unlink(missing_ok=True)
-    OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
-
-
-def _summary(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
-    return {
-        "steps": trainer.global_step,
-        "planned_steps": num_steps,
-        "examples": len(data.train_set),
-        "held_out": len(data.val_set),
-        "dropped": dict(data.dropped),
-        "seconds": round(seconds, 1),
-        "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
-    }
-
-
-def _resumed(config: DictConfig) -> DictConfig:
-    """The saved config of the run to go on with. Raises ConfigError where there is none, or for other overrides."""
-    folder = Path(config.resume)
-    missing = [str(name) for name in (CONFIG_FILE, LAST_CHECKPOINT) if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(
-            f"resume={folder} holds no {' and no '.join(missing)}; set resume to the folder of a train.py run that "
-            "saved a checkpoint (every trainer.checkpoint_every steps, or once an epoch)"
-        )
-    others = [item for item in given_overrides() if not item.lstrip("+").startswith("resume=")]
-    if others:
-        raise ConfigError(f"resume takes the config of {folder}; remove {', '.join(others)}")
-    saved = OmegaConf.load(folder / CONFIG_FILE)
-    saved.resume, saved.output = str(folder), str(folder)
-    return saved

@@ -23,7 +23,7 @@ CONFIG_FOLDER = Path(__file__).parents[3] / "conf"
 EXIT_USER_ERROR = 2
 
 
-def launch(main: Callable[[], None], config_name: str) -> None:
+def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOLDER) -> None:
     """Call a `hydra.main` function; errors that are the user's are printed and end with status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
     quiet()
@@ -33,7 +33,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     except LookRightError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error, config_name))
+        _fail(explain(error, config_name, folder))
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
         _fail(f"cannot use the path {error.filename} ({error.strerror}); set another output, or make the path usable")
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def given_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def explain(error: Exception, config_name: str) -> str:
+def explain(error: Exception, config_name: str, folder: Path = CONFIG_FOLDER) -> str:
     """Hydra's message, with the valid names where a key does not exist; our own message where one is inside."""
     own = own_error(error)
     if own is not None:
@@ -70,16 +70,16 @@ def explain(error: Exception, config_name: str) -> str:
     found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)
     if found is None or ("is not in struct" not in text and "not in '" not in text):
         return text
-    return unknown_key(found[1], _names_beside(found[1], config_name))
+    return unknown_key(found[1], _names_beside(found[1], config_name, folder))
 
 
-def _names_beside(path: str, config_name: str) -> list[str]:
+def _names_beside(path: str, config_name: str, folder: Path) -> list[str]:
     """Keys that the config has where `path` should lie, with the groups that the command line chose."""
     parent = path.rpartition(".")[0]
     chosen = [argument for argument in sys.argv[1:] if re.fullmatch(r"[a-z]+=\w+", argument)]
     for overrides in (chosen, []):
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"), suppress(HydraException):
+        with initialize_config_dir(str(folder), version_base="1.3"), suppress(HydraException):
             config = compose(config_name, overrides)
             holder = OmegaConf.select(config, parent) if parent else config
             return [str(key) for key in holder] if OmegaConf.is_dict(holder) else []

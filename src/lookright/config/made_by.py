@@ -66,7 +66,7 @@ def command_line(script: str) -> str:
         return f"{script}, called from Python"
     sources = HydraConfig.get().runtime.config_sources
     folders = [part for one in sources if one.provider == "command-line" for part in ("--config-dir", one.path)]
-    return shown_path(shlex.join(["python", script, *folders, *given_overrides()]))
+    return shown_path(shlex.join(["python", *script.split(), *folders, *given_overrides()]))
 
 
 def describe_backbone(backbone: Mapping[str, Any], dtype: str | None = None) -> str:

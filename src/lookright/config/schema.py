@@ -56,7 +56,6 @@ class GenerateConfig:
 class TrainConfig:
     """Root of `train.py`."""
 
-    task: Any = MISSING
     backbone: Any = MISSING
     data: Any = MISSING
     loss: Any = None

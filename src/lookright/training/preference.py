@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lookright.attention.band import layer_band
-from lookright.backbones.base import Backbone
 from lookright.losses.base import PairScores
 from lookright.losses.composite import CompositeLoss
 from lookright.packing.batch import PackedBatch
-from lookright.reference.base import ModelPair
-from lookright.training.base import TunedModule
+from lookright.reference.base import ModelPair, Preparation
+from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
 from lookright.training.scores import pair_scores
 
@@ -21,17 +22,22 @@ HeldOut = tuple[str, dict[str, float]]
 """Format and metrics of one pair."""
 
 
-class PreferenceModule(TunedModule):
+class PreferenceModule(LightningModule):
     """Trains the policy of `pair` with `loss`; metrics are means over pairs.
 
     The reference runs only if a term of the loss needs it; attention is read only if a term needs it, and
-    always in validation, where it is reported per format.
+    always in validation, where it is reported per format. A checkpoint holds what trains and nothing else; the
+    schedule is counted from a known number of steps.
     """
 
+    strict_loading = False
+
     def __init__(self, pair: ModelPair, loss: CompositeLoss, optimization: Optimization, num_steps: int) -> None:
-        super().__init__(optimization, num_steps)
+        super().__init__()
         self.pair = pair
         self.loss = loss
+        self.optimization = optimization
+        self.num_steps = num_steps
         self._held_out: dict[str, HeldOut] = {}
         self._num_pairs = 0
         self.held_out: dict[str, HeldOut] = {}
@@ -39,19 +45,24 @@ class PreferenceModule(TunedModule):
         self.ratio_layers = layer_band(pair.backbone.num_layers, loss.attention_layers)
 
     @property
-    def backbone(self) -> Backbone:
-        """Of the pair."""
-        return self.pair.backbone
-
-    @property
     def trained_model(self) -> nn.Module:
         """The policy without its PEFT wrapper."""
         return self.pair.model
 
-    @property
-    def projector_prefix(self) -> str:
-        """From the backbone."""
-        return self.pair.backbone.projector_prefix
+    def on_fit_start(self) -> None:
+        """Lightning keeps the mode that it finds, and weights read from disk arrive in evaluation mode."""
+        self.train()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimiser and a schedule by step."""
+        prefix = self.pair.backbone.projector_prefix
+        optimizer, schedule = self.optimization.build(self.trained_model, prefix, self.num_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Only parameters that train: the frozen base model is not in a checkpoint."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
 
     def losses(self, batch: PackedBatch, read_attention: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss per pair and metrics per pair: float[P], name -> float[P]."""
@@ -134,3 +145,23 @@ def held_out_means(pairs: Mapping[str, HeldOut]) -> dict[str, float]:
                 if label:
                     values.setdefault(f"val/{label}/{name}", []).append(value)
     return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}
+
+
+def prepare_reference(module: PreferenceModule, data: PreferenceData, trainer: Trainer) -> None:
+    """Let the reference of a pair compute what it needs, on the run's device and in its precision."""
+    if module.pair.reference is None:
+        return
+    strategy = trainer.strategy
+    # a process that starts the others itself is alone here, and does the work of all
+    environment = getattr(strategy, "cluster_environment", None)
+    alone = environment is None or not environment.creates_processes_externally
+    rank, num_ranks = (0, 1) if alone else (trainer.global_rank, trainer.world_size)
+    preparation = Preparation(
+        loaders=lambda: data.scoring_dataloaders(rank, num_ranks),
+        device=strategy.root_device,
+        precision=str(trainer.precision),
+        context=strategy.precision_plugin.forward_context,
+        num_ranks=num_ranks,
+        show_progress=trainer.is_global_zero,
+    )
+    module.pair.reference.prepare(strategy.precision_plugin.convert_module(module).pair, preparation)

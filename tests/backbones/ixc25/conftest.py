@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lookright.backbones.ixc25 import Ixc25Backbone, Ixc25Config, Ixc25ForCausalLM
-from lookright.backbones.ixc25.tiny import write_ixc25_folder
+from recipes.tiny.ixc25_folder import write_ixc25_folder
 
 TEXTS = [
     "user assistant Image1: In Image2, what color is the shape? red blue green circle yes no",

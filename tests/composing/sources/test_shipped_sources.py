@@ -4,8 +4,7 @@ import pytest
 
 from lookright.composing.sources.base import Source, Split, normalise
 from lookright.composing.sources.easy_vqa import EasyVqa
-from lookright.composing.sources.fashion_mnist import CLASS_NAMES, PHRASINGS, FashionMnist
-from lookright.composing.sources.fashion_mnist_slice import ASSETS
+from lookright.composing.sources.fashion_mnist import ASSETS, CLASS_NAMES, PHRASINGS, FashionMnist
 from lookright.errors import ConfigError, RecordError
 from lookright.types import SourceRow
 

@@ -3,17 +3,25 @@
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image
 
 from lookright.common.pictures import open_rgb
 from lookright.composing.sources.base import Source, Split, check_split
-from lookright.composing.sources.fashion_mnist_slice import ASSETS, NUM_CLASSES, PER_CLASS, SIDE, cell_corner
 from lookright.errors import ConfigError
 from lookright.types import SourceRow
 
 CLASS_NAMES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """In the order of the data set's labels."""
+
+ASSETS = Path(__file__).parent / "assets" / "fashion_mnist"
+"""Two sheets, cut from the original files by `recipes/tiny/fashion_mnist_slice.py`."""
+SIDE = 28
+NUM_CLASSES = 10
+SHEET_ROWS = 5
+"""Rows of a sheet that hold one class."""
+PER_CLASS = {"train": 200, "test": 100}
 
 PHRASINGS = (
     "What product is shown?",
@@ -64,6 +72,12 @@ class FashionMnist(Source):
         question = PHRASINGS[(int.from_bytes(first, "big") + nth) % len(PHRASINGS)]
         answer = CLASS_NAMES[number // PER_CLASS[split]]
         return SourceRow(id=f"{self.name}/{picture}-{nth}", picture=picture, question=question, answer=answer)
+
+
+def cell_corner(split: str, number: int) -> tuple[int, int]:
+    """Left upper corner in pixels of picture `number` (0-based, classes one after the other) on its sheet."""
+    row, column = divmod(number, PER_CLASS[split] // SHEET_ROWS)
+    return column * SIDE, row * SIDE
 
 
 @lru_cache(maxsize=2)

@@ -12,8 +12,8 @@ from lookright.composing.companions import RandomCompanions, SameQuestionCompani
 from lookright.composing.formats.base import Composed, Composer, OpenPicture, lower_first
 from lookright.composing.sources.base import Source, Split
 from lookright.errors import RecordError
-from lookright.pretraining.phases import Phase
 from lookright.types import Region, SourceRow
+from recipes.tiny.phases import Phase
 
 MAX_SHIFT = 0.07
 

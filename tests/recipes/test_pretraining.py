@@ -13,15 +13,14 @@ from lookright.composing.formats.sequence import SequenceFormat
 from lookright.composing.formats.single import SingleImage
 from lookright.composing.sources.fashion_mnist import CLASS_NAMES, FashionMnist
 from lookright.errors import ConfigError
-from lookright.pretraining.data import PhaseDataset, PretrainData, VisionBatch, collate
-from lookright.pretraining.fresh import fresh_llava
-from lookright.pretraining.initialization import initialise
-from lookright.pretraining.module import PretrainModule
-from lookright.pretraining.muon import MUON_SHARE, MuonAdamW, orthogonalised
-from lookright.pretraining.phases import Phase
-from lookright.pretraining.prompts import PictureLabels, PromptMaker
-from lookright.training.optimization import Optimization
 from lookright.types import IMAGE_PLACEHOLDER
+from recipes.tiny.data import PhaseDataset, PretrainData, VisionBatch, collate
+from recipes.tiny.fresh import fresh_llava
+from recipes.tiny.initialization import initialise
+from recipes.tiny.module import Optimization, PretrainModule
+from recipes.tiny.muon import MUON_SHARE, MuonAdamW, orthogonalised
+from recipes.tiny.phases import Phase
+from recipes.tiny.prompts import PictureLabels, PromptMaker
 
 COMPOSERS = {
     composer.name: composer

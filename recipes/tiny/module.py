@@ -14,15 +14,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from lookright.attention import RowRecorder
 from lookright.attention.band import layer_band
 from lookright.backbones.base import Backbone
+from lookright.errors import ConfigError
 from lookright.losses.attention import AttentionLoss
 from lookright.packing.forward import decoder_rows
 from lookright.packing.logprobs import sum_by_response, token_logps
-from lookright.pretraining.data import AskedBatch, VisionBatch
-from lookright.pretraining.initialization import initialise
-from lookright.pretraining.muon import MuonAdamW
-from lookright.pretraining.phases import Phase
-from lookright.training.base import TunedModule
-from lookright.training.optimization import Optimization
+from recipes.tiny.data import AskedBatch, VisionBatch
+from recipes.tiny.initialization import initialise
+from recipes.tiny.muon import MuonAdamW
+from recipes.tiny.phases import Phase
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,7 +34,26 @@ class Answers:
     ratios: Tensor
 
 
-class PretrainModule(TunedModule):
+@dataclass(slots=True, kw_only=True)
+class Optimization:
+    """Settings of the optimiser: the peak `learning_rate` of AdamW, from which Muon's follows; `warmup` is the share
+    of a phase's steps that climb."""
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1 or self.learning_rate <= 0:
+            raise ConfigError(
+                f"optimization.warmup={self.warmup}, learning_rate={self.learning_rate}: a share of the steps in "
+                "[0, 1), and a rate above 0"
+            )
+        self.betas = tuple(self.betas)
+
+
+class PretrainModule(LightningModule):
     """Phases of two kinds in one run, told apart by their batches.
 
     Vision: cross-entropy of a linear head on every projected picture token, over the groups of classes.
@@ -51,21 +69,16 @@ class PretrainModule(TunedModule):
         optimization: Optimization,
         phases: Sequence[Phase],
     ) -> None:
-        super().__init__(optimization, sum(phase.steps for phase in phases))
-        self.backbone, self.model = backbone, model
+        super().__init__()
+        self.backbone, self.model, self.optimization = backbone, model, optimization
         self.group_sizes, self.phases = group_sizes, phases
         width = model.config.get_text_config().hidden_size
         self._tower_rests = False
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(group_sizes)))
 
-    @property
-    def trained_model(self) -> nn.Module:
-        """All of it."""
-        return self.model
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Everything: the tower that rests was trained here too."""
-        return LightningModule.state_dict(self, *args, **kwargs)
+    def on_fit_start(self) -> None:
+        """Lightning keeps the mode that it finds."""
+        self.train()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Muon for the tower's matrices, AdamW for the rest; each phase has its own warm-up and decay."""

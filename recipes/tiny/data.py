@@ -17,10 +17,10 @@ from lookright.composing.formats.base import Composer
 from lookright.composing.sources.base import Source, Split
 from lookright.packing.batch import Example, PackedBatch, Response, pack
 from lookright.packing.encode import region_coverage
-from lookright.pretraining.phases import Phase
-from lookright.pretraining.prompts import AskedPrompt, PictureLabels, PromptMaker
 from lookright.training.loader import ResumableLoader
 from lookright.types import Region
+from recipes.tiny.phases import Phase
+from recipes.tiny.prompts import AskedPrompt, PictureLabels, PromptMaker
 
 MIN_COVERAGE = 0.3
 """Share of a token that a region covers, from which on the token is to know the region's class."""
@@ -141,10 +141,9 @@ class PretrainData(LightningDataModule):
         self.labels = PictureLabels(label_groups)
         self.val_prompts, self.num_workers, self.seed = val_prompts, num_workers, seed
         self.dropped: Counter[str] = Counter()
-        self._num_done = 0
 
     def prepare(self, backbone: Backbone) -> None:
-        """Index the sources."""
+        """Index the sources and number the batches."""
         parts = [
             PhaseDataset(
                 backbone,
@@ -156,6 +155,12 @@ class PretrainData(LightningDataModule):
             for number, phase in enumerate(self.phases)
         ]
         self.train_set = ConcatDataset(parts)
+        batches, first = [], 0
+        for phase in self.phases:
+            starts = range(first, first + phase.num_items, phase.batch_size)
+            batches += [list(range(start, start + phase.batch_size)) for start in starts]
+            first += phase.num_items
+        self._batches = PhaseBatches(batches)
         asked = Phase(
             kind="language", steps=1, batch_size=1, weights=dict.fromkeys(self.composers, 1.0), num_questions=1
         )
@@ -165,12 +170,6 @@ class PretrainData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches in the order of the phases; a single epoch."""
-        batches, first = [], 0
-        for phase in self.phases:
-            starts = range(first, first + phase.num_items, phase.batch_size)
-            batches += [list(range(start, start + phase.batch_size)) for start in starts]
-            first += phase.num_items
-        self._batches = PhaseBatches(batches, self._num_done)
         return ResumableLoader(
             self.train_set, batch_sampler=self._batches, collate_fn=collate, num_workers=self.num_workers
         )
@@ -181,8 +180,7 @@ class PretrainData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on after the last batch that was trained on."""
-        self._num_done = state_dict["num_done"]
-        self._batches.num_done = self._num_done
+        self._batches.num_done = state_dict["num_done"]
 
     def val_dataloader(self) -> DataLoader:
         """Test-split prompts of all formats."""
@@ -196,8 +194,8 @@ class PretrainData(LightningDataModule):
 class PhaseBatches(Sampler[list[int]]):
     """The batches of all phases; the first `num_done` are left out once, where a run goes on."""
 
-    def __init__(self, batches: Sequence[list[int]], num_done: int) -> None:
-        self.batches, self.num_done = batches, num_done
+    def __init__(self, batches: Sequence[list[int]]) -> None:
+        self.batches, self.num_done = batches, 0
 
     def __len__(self) -> int:
         return len(self.batches)

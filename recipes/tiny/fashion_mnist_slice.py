@@ -1,6 +1,6 @@
-"""Cut the balanced slice of Fashion-MNIST that lies in `assets/`, from the original idx files.
+"""Cut the balanced slice of Fashion-MNIST that lies in the package, from the original idx files.
 
-    python -m lookright.composing.sources.fashion_mnist_slice --idx-folder /usr/share/datasets/fashion-mnist
+    python -m recipes.tiny.fashion_mnist_slice --idx-folder /usr/share/datasets/fashion-mnist
 
 The folder above is where Debian's package `dataset-fashion-mnist` puts them. The first pictures of each
 class in file order are taken; a picture that is already in the slice, to the byte, is passed over.
@@ -12,19 +12,16 @@ from pathlib import Path
 
 from PIL import Image
 
-SIDE = 28
-NUM_CLASSES = 10
-SHEET_ROWS = 5
-"""Rows of a sheet that hold one class."""
-PER_CLASS = {"train": 200, "test": 100}
+from lookright.composing.sources.fashion_mnist import (
+    ASSETS,
+    NUM_CLASSES,
+    PER_CLASS,
+    SHEET_ROWS,
+    SIDE,
+    cell_corner,
+)
+
 IDX_NAMES = {"train": "train", "test": "t10k"}
-ASSETS = Path(__file__).parent / "assets" / "fashion_mnist"
-
-
-def cell_corner(split: str, number: int) -> tuple[int, int]:
-    """Left upper corner in pixels of picture `number` (0-based, classes one after the other) on its sheet."""
-    row, column = divmod(number, PER_CLASS[split] // SHEET_ROWS)
-    return column * SIDE, row * SIDE
 
 
 def read_idx(folder: Path, split: str) -> tuple[list[bytes], bytes]:

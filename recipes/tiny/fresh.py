@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from lookright.backbones.ixc25.backbone import Ixc25Backbone
-from lookright.backbones.ixc25.tiny import write_ixc25_folder
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.tiny import write_llava_folder
 from lookright.composing.formats.base import lower_first
 from lookright.composing.formats.pic_in_pic import PHRASES
 from lookright.composing.sources.base import Source
+from recipes.tiny.folders import write_llava_folder
+from recipes.tiny.ixc25_folder import write_ixc25_folder
 
 FRAME = ("USER: ASSISTANT:", "user\nassistant\n", "Image1: Image2: In Image3,", "\n")
 

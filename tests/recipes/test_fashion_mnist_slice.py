@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lookright.composing.sources.fashion_mnist_slice import ASSETS, PER_CLASS, cell_corner, choose, draw_sheet, read_idx
+from lookright.composing.sources.fashion_mnist import ASSETS, PER_CLASS, cell_corner
+from recipes.tiny.fashion_mnist_slice import choose, draw_sheet, read_idx
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 

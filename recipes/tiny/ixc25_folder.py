@@ -7,8 +7,8 @@ from typing import Any
 
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN
-from lookright.backbones.tiny import train_tokenizer
 from lookright.types import IMAGE_PLACEHOLDER
+from recipes.tiny.folders import train_tokenizer
 
 
 def write_ixc25_folder(

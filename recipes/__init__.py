@@ -1,0 +1,1 @@
+"""Programs around the package: each makes something that the package ships."""

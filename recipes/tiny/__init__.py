@@ -1,0 +1,1 @@
+"""How the small backbones that lie in the package came to their weights, tokenizers and pictures."""

@@ -1,1 +1,0 @@
-"""How the small backbones that lie in the package came to their weights."""
