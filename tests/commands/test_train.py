@@ -187,7 +187,7 @@ def test_logger_writes_beside_the_csv(
     [
         (["tuning=full"], ["reference=adapter_off needs adapters; set tuning=lora, or reference=frozen_copy"]),
         (["tuning.train_projector=true"], ["cannot undo the training of"]),
-        (["reference=null"], ["set reference=adapter_off, or loss.alpha=0"]),
+        (["~reference"], ["set reference=adapter_off, or loss.alpha=0"]),
         (["loss.attention.layers=[2,6]"], ["loss.attention.layers=[2, 6]: 6 is not a layer"]),
         (["loss.alpha=0", "loss.gamma=0", "loss.attention.weight=0"], ["nothing would train"]),
         (["trainer.val_check_interval=7"], ["trainer.val_check_interval=7; an epoch has 6 batches"]),
