@@ -95,7 +95,7 @@ def run_in_turns(sides: Mapping[str, Sequence[str]], steps: int, warmup: int = 1
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen:
-    # what lookright sets for itself (`lookright.__init__`) is not handed to sides that only read its workload
+    # what our commands set for themselves (`lookright.commands`) is not handed to sides that only read its workload
     own = {} if arguments[0] == "ours" else {"THP_MEM_ALLOC_ENABLE": "0"}
     command = [sys.executable, "-m", "benchmarks.sides", *arguments]
     return subprocess.Popen(

@@ -8,7 +8,7 @@ import sys
 import pytest
 from bitsandbytes.backends.cpu import ops
 
-from lookright import ADVICE
+from lookright.commands import ADVICE
 
 LOGGER, MESSAGE = ADVICE
 

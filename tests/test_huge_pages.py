@@ -1,4 +1,4 @@
-"""A process that imports lookright asks for huge pages under large tensors, unless its user says otherwise."""
+"""A command asks for huge pages under large tensors, unless its user says otherwise; the library changes nothing."""
 
 import os
 import subprocess
@@ -23,3 +23,16 @@ def test_large_tensors_begin_with_a_page() -> None:
         for own in ({}, {"THP_MEM_ALLOC_ENABLE": "0"})
     ]
     assert offsets[0] == 0 and offsets[1] != 0
+
+
+def test_the_library_changes_nothing_of_the_process() -> None:
+    """Neither its environment nor its loggers; torch and what else is large waits until a part is used."""
+    code = """
+import logging, os, sys, warnings
+loggers, environment, filters = dict(logging.root.manager.loggerDict), dict(os.environ), list(warnings.filters)
+import lookright
+assert dict(os.environ) == environment and warnings.filters == filters
+assert dict(logging.root.manager.loggerDict) == loggers
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import Answerer, answers_of, several_line
@@ -18,7 +19,8 @@ from lookright.common.streams import in_threads, progress
 from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
 from lookright.composing.workspace import Workspace, open_workspace
-from lookright.config.entry import with_output
+from lookright.config.entry import launch, with_output
+from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.made_by import described_values, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
@@ -239,3 +241,18 @@ def _tell(summary: dict[str, Any], workspace: Workspace) -> None:
     reasons = f" (left out: {', '.join(f'{number} {reason}' for reason, number in dropped.items())})" if dropped else ""
     name = "preferences" if "kept" in summary else "answers" if "answered" in summary else "instructions"
     print(f"{counts}{reasons}; wrote {workspace.final(name)}")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="generate")
+def job(config: DictConfig) -> None:
+    """Run one job."""
+    generate(config)
+
+
+def main() -> None:
+    """Make preference pairs as the command line says: `generate.py`, or `lookright-generate` where installed."""
+    launch(job, "generate")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,7 +21,8 @@ from lookright.common.matching import is_correct
 from lookright.common.streams import progress
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
-from lookright.config.entry import given_overrides, with_output
+from lookright.config.entry import given_overrides, launch, with_output
+from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.error_kinds import error_kind, wrong_kind
@@ -248,3 +250,18 @@ def _report(
         examples.append(Example(prompt=prompt, pictures=pictures, answers=answers, even_ratio=line["even_ratio"]))
     write_inference(folder / "report.html", result, examples=examples, made_by=record)
     return result
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="infer")
+def job(config: DictConfig) -> None:
+    """Run one job."""
+    infer(config)
+
+
+def main() -> None:
+    """Answer a test set as the command line says: `infer.py`, or `lookright-infer` where installed."""
+    launch(job, "infer")
+
+
+if __name__ == "__main__":
+    main()

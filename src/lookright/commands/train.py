@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hydra
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -27,7 +28,8 @@ from lookright.commands.run_folder import (
     write_page,
 )
 from lookright.commands.train_parts import TrainParts, check_parts
-from lookright.config.entry import with_output
+from lookright.config.entry import launch, with_output
+from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair
 from lookright.training.compilation import compile_blocks
@@ -158,3 +160,18 @@ def _refuse_sweep(trainer: Trainer) -> None:
             f"-m runs its jobs in one process, and trainer.devices={trainer.num_devices} needs more; "
             "set hydra/launcher=slurm, or run the jobs one by one"
         )
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
+def job(config: DictConfig) -> None:
+    """Run one job."""
+    train(config)
+
+
+def main() -> None:
+    """Train as the command line says: `train.py`, or `lookright-train` where installed."""
+    launch(job, "train")
+
+
+if __name__ == "__main__":
+    main()

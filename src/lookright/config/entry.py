@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -17,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lookright.config import schema
 from lookright.config.check import own_error, unknown_key
 from lookright.config.console import quiet
+from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import LookRightError
 
-CONFIG_FOLDER = Path(__file__).parents[3] / "conf"
 EXIT_USER_ERROR = 2
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from lookright.config import folders
 from lookright.training.optimization import Optimization
 
 
@@ -113,7 +114,8 @@ def _first(*values: Any) -> Any:
 
 
 def register() -> None:
-    """Put schemas and resolvers where Hydra finds them."""
+    """Put schemas, resolvers and experiments where Hydra finds them."""
+    folders.register()
     store = ConfigStore.instance()
     store.store(name="generate_schema", node=GenerateConfig)
     store.store(name="train_schema", node=TrainConfig)

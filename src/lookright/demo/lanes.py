@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lookright.config.folders import HOME, IN_CHECKOUT
 from lookright.errors import LookRightError
 
-ROOT = Path(__file__).parents[3]
+ROOT = HOME if IN_CHECKOUT else Path.cwd()
+"""Where the commands run and the results go: the checkout, or without one the folder that the user is in."""
 NUM_LANES = 2
 """Commands that run at once, each on one thread."""
 
@@ -34,17 +36,18 @@ def _run_chain(chain: Chain, logs: Path) -> None:
 
 
 def run_command(command: list[str], logs: Path) -> None:
-    """Run `python COMMAND` from the project's folder, and say when it began and how long it took."""
+    """Run `python COMMAND` in ROOT, and say when it began and how long it took."""
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{time.time_ns()}.log"
     print(f"$ python {' '.join(command)}", flush=True)
     started = time.perf_counter()
     # small matrices: one thread a process is faster than two, and leaves the other core to the other lane
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
+    # without a checkout there is no script, but the module that it calls
+    script = [command[0]] if IN_CHECKOUT else ["-m", f"lookright.commands.{command[0].removesuffix('.py')}"]
+    line = [sys.executable, *script, *command[1:]]
     with log.open("w") as file:
-        code = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
+        code = subprocess.run(line, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
     if code:
         raise LookRightError(f"python {' '.join(command)} failed with status {code}:\n{log.read_text()[-3000:]}")
     print(f"  {time.perf_counter() - started:.0f} s  {command[0]} {command[1]}", flush=True)
