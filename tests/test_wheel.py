@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "src", "conf", "experiments")
-COMMANDS = ("generate", "train", "infer")
+COMMANDS = ("generate", "train", "infer", "tune-adaptive")
 
 
 def run(*command: str | Path, cwd: Path, environment: dict[str, str] | None = None) -> str:
@@ -99,10 +99,9 @@ def test_a_folder_of_the_user_joins_its_configs(installed: Path, environment: di
     own = tmp_path / "own" / "experiment"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - demo\nseed: 77\n")
-    train = [sys.executable, "-m", "lookright.commands.train", "experiment=mine", "--cfg", "job"]
+    train = [sys.executable, "-m", "lookright.commands.train", "experiment=mine"]
     for given in (["--config-dir", str(tmp_path / "own")], [f"hydra.searchpath=[file://{tmp_path / 'own'}]"]):
-        shown = run(*train, *given, cwd=tmp_path, environment=environment)
+        shown = run(*train, *given, "--cfg", "job", cwd=tmp_path, environment=environment)
         assert "\nseed: 77\n" in shown
-        assert str(installed / "lookright") in run(
-            *train, *given, "--info", "searchpath", cwd=tmp_path, environment=environment
-        )
+    searched = run(*train, *given, "--info", "searchpath", cwd=tmp_path, environment=environment)
+    assert str(installed / "lookright") in searched and str(ROOT) not in searched

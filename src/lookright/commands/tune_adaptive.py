@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -19,7 +20,8 @@ from lookright.common.matching import is_correct
 from lookright.common.streams import batches, progress
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
-from lookright.config.entry import with_output
+from lookright.config.entry import launch, with_output
+from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
@@ -208,3 +210,18 @@ def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: 
     }
     comment = "".join(f"# {line}\n" for line in why)
     write_atomically(path, [comment, OmegaConf.to_yaml(OmegaConf.create(options))])
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="tune_adaptive")
+def job(config: DictConfig) -> None:
+    """Run one job."""
+    tune_adaptive(config)
+
+
+def main() -> None:
+    """Choose as the command line says: `tune_adaptive.py`, or `lookright-tune-adaptive` where installed."""
+    launch(job, "tune_adaptive")
+
+
+if __name__ == "__main__":
+    main()

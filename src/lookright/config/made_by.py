@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.entry import given_overrides
+from lookright.config.folders import IN_CHECKOUT
 
 MADE_BY_FILE = "made_by.json"
 PACKAGE = Path(__file__).parents[1]
@@ -66,7 +67,9 @@ def command_line(script: str) -> str:
         return f"{script}, called from Python"
     sources = HydraConfig.get().runtime.config_sources
     folders = [part for one in sources if one.provider == "command-line" for part in ("--config-dir", one.path)]
-    return shown_path(shlex.join(["python", *script.split(), *folders, *given_overrides()]))
+    installed = f"lookright-{script.removesuffix('.py').replace('_', '-')}"
+    command = ["python", *script.split()] if IN_CHECKOUT else [installed]
+    return shown_path(shlex.join([*command, *folders, *given_overrides()]))
 
 
 def describe_backbone(backbone: Mapping[str, Any], dtype: str | None = None) -> str:
