@@ -18,7 +18,10 @@ import torch
 from benchmarks.turns import peak_mib
 from benchmarks.workload import LORA_RANK, SEED, Workload, optimization
 from lookright.backbones.llava import LlavaBackbone
-from lookright.losses.build import build_loss
+from lookright.losses.attention import AttentionLoss
+from lookright.losses.composite import CompositeLoss, Weighted
+from lookright.losses.preference.dpo import DPOLoss
+from lookright.losses.sft import SFTLoss
 from lookright.packing.batch import PackedBatch, Response, pack
 from lookright.packing.encode import encode_preference
 from lookright.records.readers import load_preferences
@@ -81,13 +84,15 @@ def measure(
     pair = ModelPair(
         backbone, tuning.apply(backbone, backbone.build(weights=False)), FrozenCopy() if full else AdapterOff()
     )
-    module = PreferenceModule(pair, build_loss(), optimization(), num_steps=10)
+    terms = {"preference": Weighted(1.0, DPOLoss()), "sft": Weighted(0.1, SFTLoss())}
+    loss = CompositeLoss(terms | {"attention": Weighted(0.9, AttentionLoss())})
+    module = PreferenceModule(pair, loss, optimization(), num_steps=10)
     if checkpointing:
         module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
     module.train()
     optimizer = module.configure_optimizers()["optimizer"]
     for _ in range(2):
-        loss = module.losses(batch, read_attention=False)[0].mean()
+        loss = module.score_batch(batch, read_attention=False)[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

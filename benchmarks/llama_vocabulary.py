@@ -193,7 +193,7 @@ def _train(path: Path, file: Path) -> str:
         for n, (prompt, chosen, other) in enumerate(CONVERSATIONS)
     ]
     write_jsonl(path / "pairs.jsonl", records)
-    given = [f"data.path={path / 'pairs.jsonl'}", "data.batch_size=1", "data.val_fraction=0", "loss.attention=null"]
+    given = [f"data.path={path / 'pairs.jsonl'}", "data.batch_size=1", "data.val_fraction=0", "loss.attention.weight=0"]
     with embedded(_num_rows(path)) as seen, scored() as predicted:
         train(_config("train", path, *given, "tuning.r=2", "trainer.progress_bar=false"))
     rows = {tuple(row) for call in seen for row in call.tolist()}

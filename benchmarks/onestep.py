@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import BETA, SEED, Workload, lora, optimization
-from lookright.losses.build import build_loss
+from lookright.losses.attention import AttentionLoss
+from lookright.losses.composite import CompositeLoss, Weighted
+from lookright.losses.preference.dpo import DPOLoss
 from lookright.packing.batch import PackedBatch, pack
 from lookright.packing.encode import encode_preference
 from lookright.records.readers import load_preferences
@@ -44,7 +46,7 @@ class Step:
     def run(self) -> None:
         """Forward, backward, optimiser."""
         reads = self.module.loss.needs_attention
-        loss = self.module.losses(self.batch, read_attention=reads)[0].mean()
+        loss = self.module.score_batch(self.batch, read_attention=reads)[0].mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -57,8 +59,8 @@ def cached_step(
     backbone = workload.backbone()
     torch.manual_seed(SEED)
     policy = lora().apply(backbone, backbone.build())
-    attention = {"weight": 0.0} if layers is None else {"weight": 0.9, "threshold": 1.0, "layers": layers}
-    loss = build_loss(alpha=1.0, gamma=0.0, beta=BETA, attention=attention)
+    attention = Weighted(0.0 if layers is None else 0.9, AttentionLoss(threshold=1.0, layers=layers))
+    loss = CompositeLoss({"preference": Weighted(1.0, DPOLoss(BETA)), "attention": attention})
     pair = ModelPair(backbone, policy, KnownLogps(torch.full((2,), -400.0)))
     if compiled:
         compile_blocks(backbone.language_model(pair.model))

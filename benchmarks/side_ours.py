@@ -10,7 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.turns import Turns
 from benchmarks.workload import BETA, SEED, Workload, lora, optimization
-from lookright.losses.build import build_loss
+from lookright.losses.attention import AttentionLoss
+from lookright.losses.composite import CompositeLoss, Weighted
+from lookright.losses.preference.dpo import DPOLoss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import CachedLogps
@@ -52,8 +54,8 @@ def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
         precision.cpu_has_bfloat16 = lambda: options.kernels == "bfloat16"
     torch.manual_seed(SEED)
     policy = lora().apply(backbone, backbone.build())
-    attention = {"weight": 0.9 if options.attention else 0.0}
-    loss = build_loss(alpha=1.0, gamma=0.0, beta=BETA, attention=attention)
+    attention = Weighted(0.9 if options.attention else 0.0, AttentionLoss())
+    loss = CompositeLoss({"preference": Weighted(1.0, DPOLoss(BETA)), "attention": attention})
     with tempfile.TemporaryDirectory() as folder:
         reference: Reference = AdapterOff() if options.reference == "adapter_off" else CachedLogps(f"{folder}/logps")
         module = PreferenceModule(ModelPair(backbone, policy, reference), loss, optimization(), num_steps=1000)

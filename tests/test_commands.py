@@ -40,7 +40,7 @@ def finish(process: subprocess.Popen) -> str:
 @pytest.mark.slow
 def test_errors_end_in_a_message_and_status_2(tmp_path: Path) -> None:
     runs = {
-        "loss.betta does not exist; did you mean beta?": start("train.py", "loss.betta=1", cwd=tmp_path),
+        "loss.betta does not exist; did you mean loss.kind.beta?": start("train.py", "loss.betta=1", cwd=tmp_path),
         "data.path is not set; set data.path=...": start("infer.py", cwd=tmp_path),
         "batch_size=0; set 1 or more": start("generate.py", "batch_size=0", f"output={tmp_path / 'g'}", cwd=tmp_path),
     }

@@ -193,7 +193,12 @@ def test_training_sees_the_original_conversations(
             for number, (prompt, chosen, other) in enumerate(pairs)
         ],
     )
-    given = [f"data.path={tmp_path / 'pairs.jsonl'}", "data.batch_size=1", "data.val_fraction=0", "loss.attention=null"]
+    given = [
+        f"data.path={tmp_path / 'pairs.jsonl'}",
+        "data.batch_size=1",
+        "data.val_fraction=0",
+        "loss.attention.weight=0",
+    ]
     given += ["tuning.r=2", "trainer.progress_bar=false"]
     with embedded(rows_of(weights)) as seen, scored() as predicted:
         train(composed("train", *settings(weights, tmp_path / "run"), *given))

@@ -17,6 +17,7 @@ from lookright.backbones.loading import with_adapter
 from lookright.backbones.quantization import BYTES_PER_WEIGHT, CPU_LAYOUT, keep_trainable, loading_arguments
 from lookright.errors import ConfigError
 from lookright.packing.batch import PackedBatch, move, pack
+from lookright.packing.forward import RatioRead
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.frozen_copy import FrozenCopy
@@ -74,7 +75,7 @@ def test_a_step_is_that_of_the_rounded_weights(family: tuple[Backbone, Backbone,
     for one, model in ((backbone, plain), (four_bit, quantised)):
         pair = make_pair(one, model)
         features = pair.image_features(batch)
-        output = pair.score(batch, features, [1, 2])
+        output = pair.score(batch, features, [RatioRead(layers=(1, 2))])
         reference = pair.reference_logps(batch, features)
         values = torch.cat([output.logps, output.attention_ratio])
         found.append((values, reference, gradients(values.sum(), pair)))

@@ -59,7 +59,7 @@ def test_files_of_a_run(finished: Path, llava_weights: Path) -> None:
     assert summary["steps"] == summary["planned_steps"] == 6
     assert (summary["examples"], summary["held_out"], summary["weights"]) == (12, 2, "adapter")
     config = OmegaConf.load(finished / "config.yaml")
-    assert config.loss.beta is None and config.output == str(finished) and not OmegaConf.missing_keys(config)
+    assert config.loss.kind.beta == 0.1 and config.output == str(finished) and not OmegaConf.missing_keys(config)
     header, first = (finished / "metrics.csv").read_text().splitlines()[:2]
     row = dict(zip(header.split(","), first.split(","), strict=True))
     # the policy starts as the reference
@@ -154,7 +154,7 @@ def test_full_tuning_with_a_frozen_copy(
 ) -> None:
     lora = ("tuning.r", "tuning.alpha", "tuning.dropout")
     kept = [item for item in small_run if not item.startswith(lora)]
-    full = ["tuning=full", "reference=frozen_copy", "loss.kind=ipo", "trainer.max_steps=2"]
+    full = ["tuning=full", "reference=frozen_copy", "loss/kind=ipo", "trainer.max_steps=2"]
     summary = train(composed("train", *kept, *full, f"output={tmp_path}"))
     assert summary["weights"] == "model" and "train/loss_ipo" in summary["metrics"]
     assert LlavaBackbone(path=str(tmp_path / "model")).build() is not None
@@ -195,7 +195,7 @@ def test_logger_writes_beside_the_csv(
         (
             ["loss.kind=dop", "tuning.r=0", "trainer.max_steps=0", "trainer.precision=8-true", "data.val_fraction=1"],
             [
-                "loss.kind='dop' is unknown",
+                "loss.kind='dop' does not fit",
                 "tuning.r=0",
                 "trainer.max_steps=0",
                 "trainer.precision='8-true'",

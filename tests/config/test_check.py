@@ -31,7 +31,7 @@ def test_every_problem_of_a_config_is_told_at_once(composed: Callable[..., DictC
 @pytest.mark.parametrize(
     ("command", "override", "wanted"),
     [
-        ("train", "loss.betta=1", "loss.betta does not exist; did you mean beta?"),
+        ("train", "loss.betta=1", "loss.betta does not exist; did you mean loss.kind.beta?"),
         ("train", "loss.attention.wieght=1", "loss.attention.wieght does not exist; did you mean weight?"),
         ("train", "optimization.lr=1", "optimization.lr does not exist; valid names: betas, learning_rate"),
         ("train", "sede=1", "sede does not exist; did you mean seed?"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lookright.losses.base import PairScores, Segment, Term
+from lookright.losses.base import PairScores, SideScores, Term
 
 Rows = Sequence[Sequence[float]]
 
@@ -30,13 +30,13 @@ def make_scores(
 
     policy_chosen, policy_rejected = leaf(chosen), leaf(rejected)
     return PairScores(
-        policy_chosen=Segment(
+        policy_chosen=SideScores(
             logps=policy_chosen,
             num_tokens=torch.ones_like(policy_chosen, dtype=torch.long)
             if chosen_tokens is None
             else torch.tensor(chosen_tokens),
         ),
-        policy_rejected=Segment(
+        policy_rejected=SideScores(
             logps=policy_rejected,
             num_tokens=torch.ones_like(policy_rejected, dtype=torch.long)
             if rejected_tokens is None
@@ -61,8 +61,8 @@ def random_scores(num_pairs: int = 7, num_rejected: int = 1, seed: int = 0) -> P
 
     wide = (num_pairs, num_rejected)
     return PairScores(
-        policy_chosen=Segment(logps=draw(num_pairs).requires_grad_(), num_tokens=lengths(num_pairs)),
-        policy_rejected=Segment(logps=draw(*wide).requires_grad_(), num_tokens=lengths(*wide)),
+        policy_chosen=SideScores(logps=draw(num_pairs).requires_grad_(), num_tokens=lengths(num_pairs)),
+        policy_rejected=SideScores(logps=draw(*wide).requires_grad_(), num_tokens=lengths(*wide)),
         reference_chosen=draw(num_pairs),
         reference_rejected=draw(*wide),
     )

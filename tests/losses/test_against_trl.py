@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from lookright.losses.base import PairScores
-from lookright.losses.build import preference_class
+from lookright.losses.base import PairScores, PreferenceTerm
+from lookright.losses.preference.dpo import DPOLoss
+from lookright.losses.preference.hinge import HingeLoss
+from lookright.losses.preference.ipo import IPOLoss
+from lookright.losses.preference.orpo import ORPOLoss
+from lookright.losses.preference.robust import RobustDPOLoss
+from lookright.losses.preference.simpo import SimPOLoss
 
 trl = pytest.importorskip("trl", reason="the comparison needs trl, which the extra dev installs")
 
@@ -51,19 +56,23 @@ def trl_dpo_trainer_loss(scores: PairScores, loss_type: str, beta: float, label_
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "loss_type", "label_smoothing"),
+    ("term", "options", "loss_type", "label_smoothing"),
     [
-        ("dpo", {}, "sigmoid", 0.0),
-        ("hinge", {}, "hinge", 0.0),
-        ("ipo", {"average": True}, "ipo", 0.0),
-        ("robust", {"label_smoothing": 0.15}, "robust", 0.15),
+        (DPOLoss, {}, "sigmoid", 0.0),
+        (HingeLoss, {}, "hinge", 0.0),
+        (IPOLoss, {"average": True}, "ipo", 0.0),
+        (RobustDPOLoss, {"label_smoothing": 0.15}, "robust", 0.15),
     ],
 )
 def test_dpo_trainer(
-    random_scores: Callable[..., PairScores], kind: str, options: dict[str, Any], loss_type: str, label_smoothing: float
+    random_scores: Callable[..., PairScores],
+    term: type[PreferenceTerm],
+    options: dict[str, Any],
+    loss_type: str,
+    label_smoothing: float,
 ) -> None:
     scores = random_scores(num_pairs=9)
-    ours = preference_class(kind)(beta=0.3, **options)(scores).mean().item()
+    ours = term(beta=0.3, **options)(scores).mean().item()
     assert ours == pytest.approx(trl_dpo_trainer_loss(scores, loss_type, 0.3, label_smoothing), rel=1e-9)
 
 
@@ -81,7 +90,7 @@ def test_simpo(random_scores: Callable[..., PairScores]) -> None:
     theirs, *_ = cpo.CPOTrainer.cpo_loss(
         trainer, scores.policy_chosen.mean_logps, scores.policy_rejected.mean_logps[:, 0]
     )
-    ours = preference_class("simpo")(beta=2.5, target_margin=1.4)(scores)
+    ours = SimPOLoss(beta=2.5, target_margin=1.4)(scores)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
@@ -91,6 +100,6 @@ def test_orpo(random_scores: Callable[..., PairScores]) -> None:
     trainer = SimpleNamespace(beta=0.3, accelerator=SimpleNamespace(device="cpu"))
     chosen, rejected = scores.policy_chosen.mean_logps, scores.policy_rejected.mean_logps[:, 0]
     theirs, *_ = orpo.ORPOTrainer.odds_ratio_loss(trainer, chosen, rejected)
-    ours = preference_class("orpo")(beta=0.3)(scores)
+    ours = ORPOLoss(beta=0.3)(scores)
     # TRL subtracts the weighted log sigmoid from the likelihood term, and computes it in float32.
     torch.testing.assert_close(ours, -chosen - theirs, rtol=1e-5, atol=1e-5)

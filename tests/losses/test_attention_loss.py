@@ -8,14 +8,14 @@ from torch import Tensor
 
 from lookright.errors import ConfigError
 from lookright.losses.attention import AttentionLoss
-from lookright.losses.base import PairScores, Segment
+from lookright.losses.base import PairScores, SideScores
 
 
 def scores_of(ratio: Tensor) -> PairScores:
     """Pairs of which only the ratio matters."""
     logps = torch.zeros_like(ratio)
-    chosen = Segment(logps=logps, num_tokens=torch.ones_like(ratio, dtype=torch.long))
-    rejected = Segment(logps=logps[:, None], num_tokens=torch.ones_like(ratio, dtype=torch.long)[:, None])
+    chosen = SideScores(logps=logps, num_tokens=torch.ones_like(ratio, dtype=torch.long))
+    rejected = SideScores(logps=logps[:, None], num_tokens=torch.ones_like(ratio, dtype=torch.long)[:, None])
     return PairScores(policy_chosen=chosen, policy_rejected=rejected, attention_ratio=ratio)
 
 
@@ -102,5 +102,5 @@ def test_a_missing_ratio_is_named() -> None:
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.5, "high"])
 def test_threshold_out_of_range(threshold: float) -> None:
-    with pytest.raises(ConfigError, match=r"loss\.attention\.threshold"):
+    with pytest.raises(ConfigError, match=r"^threshold=.*> 0 and <= 1"):
         AttentionLoss(threshold=threshold)

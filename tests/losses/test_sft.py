@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lookright.losses.base import PairScores, Segment, Term
+from lookright.losses.base import PairScores, SideScores, Term
 from lookright.losses.sft import SFTLoss
 
 
@@ -22,8 +22,8 @@ def test_equals_the_cross_entropy_of_its_tokens() -> None:
     logits_TV = torch.randn(5, 11, generator=generator, dtype=torch.float64)
     labels_T = torch.randint(0, 11, (5,), generator=generator)
     logps = logits_TV.log_softmax(-1).gather(1, labels_T[:, None]).sum()
-    side = Segment(logps=logps[None], num_tokens=torch.tensor([5]))
-    other = Segment(logps=logps.new_zeros(1, 1), num_tokens=torch.ones(1, 1, dtype=torch.long))
+    side = SideScores(logps=logps[None], num_tokens=torch.tensor([5]))
+    other = SideScores(logps=logps.new_zeros(1, 1), num_tokens=torch.ones(1, 1, dtype=torch.long))
     expected = torch.nn.functional.cross_entropy(logits_TV, labels_T)
     loss = SFTLoss()(PairScores(policy_chosen=side, policy_rejected=other))
     torch.testing.assert_close(loss[0], expected, rtol=1e-12, atol=1e-12)

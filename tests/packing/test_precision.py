@@ -7,6 +7,7 @@ from torch import Tensor
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.llava import LlavaBackbone
 from lookright.packing.batch import PackedBatch, move, pack
+from lookright.packing.forward import RatioRead
 from lookright.reference.base import ModelPair
 from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close, assert_same_gradients
@@ -27,7 +28,8 @@ def make_batch(backbone: LlavaBackbone) -> PackedBatch:
 
 def objective(pair: ModelPair, batch: PackedBatch, band: list[int]) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Everything that a loss may look at, and the gradient of a sum of it."""
-    output = pair.score(batch, pair.image_features(batch), band)
+    reads = [RatioRead(layers=tuple(band))] if band else []
+    output = pair.score(batch, pair.image_features(batch), reads)
     values = output.logps if output.attention_ratio is None else torch.cat([output.logps, output.attention_ratio])
     weights = torch.linspace(0.5, 9.0, len(values), dtype=values.dtype, device=values.device)
     return values.detach(), gradients((values * weights).sum(), pair)

@@ -8,7 +8,6 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.losses.build import build_loss
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import CachedLogps
@@ -18,6 +17,7 @@ from lookright.training.preference import PreferenceModule, prepare_reference
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.reference.cached_parts import counted_passes, load_data, make_pair, write_data
+from tests.weighted import make_loss
 
 NUM_EPOCHS = 3
 
@@ -26,7 +26,7 @@ class Losses(PreferenceModule):
     """Keeps what it logs."""
 
     def __init__(self, pair: ModelPair) -> None:
-        super().__init__(pair, build_loss(), Optimization(learning_rate=1e-2), NUM_EPOCHS * 2)
+        super().__init__(pair, make_loss(), Optimization(learning_rate=1e-2), NUM_EPOCHS * 2)
         self.found: list[tuple[str, float]] = []
 
     def log(self, name: str, value: object, **options: object) -> None:

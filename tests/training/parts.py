@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.losses.build import build_loss
 from lookright.losses.composite import CompositeLoss
 from lookright.packing.batch import PackedBatch, pack
 from lookright.reference.adapter_off import AdapterOff
@@ -15,6 +14,7 @@ from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
 from lookright.tuning.lora import LoraTuning
 from tests.examples import LONG, lively_model, make_example
+from tests.weighted import make_loss
 
 
 def make_module(
@@ -30,7 +30,7 @@ def make_module(
     tuning = LoraTuning(r=4, alpha=8, dropout=0.5) if tuning is None else tuning
     policy = tuning.apply(backbone, lively_model(backbone, dtype))
     pair = ModelPair(backbone, policy, AdapterOff() if reference is None else reference)
-    loss = build_loss(attention={"weight": 0.9, "threshold": 1.0}) if loss is None else loss
+    loss = make_loss(threshold=1.0) if loss is None else loss
     module = PreferenceModule(pair, loss, Optimization(learning_rate=rate, projector_learning_rate=rate / 2), 10)
     return module.train()
 
@@ -46,7 +46,7 @@ def take_steps(module: PreferenceModule, batch: PackedBatch, num_steps: int = 1)
     parts = module.configure_optimizers()
     found = []
     for _ in range(num_steps):
-        loss = module.losses(batch, read_attention=module.loss.needs_attention)[0].mean()
+        loss = module.score_batch(batch, read_attention=module.loss.needs_attention)[0].mean()
         parts["optimizer"].zero_grad()
         loss.backward()
         parts["optimizer"].step()

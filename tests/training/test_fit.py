@@ -9,7 +9,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.losses.build import build_loss
 from lookright.packing.batch import PackedBatch
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.training.datamodule import PreferenceData
@@ -21,6 +20,7 @@ from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close
 from tests.examples import shake_adapters, write_pairs
 from tests.training.parts import make_batch, make_module, moved, snapshot, take_steps
+from tests.weighted import make_loss
 
 
 def make_data(folder: Path, backbone: LlavaBackbone, **options: object) -> PreferenceData:
@@ -49,7 +49,7 @@ def test_one_batch_of_eight_equals_eight_accumulated(llava: LlavaBackbone, tmp_p
 
     def trained(batch_size: int, accumulate: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
-        loss = build_loss(gamma=0.5, attention={"weight": 0.0})
+        loss = make_loss(gamma=0.5, attention=0.0)
         module = make_module(llava, loss, tuning=LoraTuning(r=2, alpha=4, dropout=0.0))
         shake_adapters(module.pair.policy)
         before = snapshot(module)
@@ -63,7 +63,7 @@ def test_one_batch_of_eight_equals_eight_accumulated(llava: LlavaBackbone, tmp_p
 
 
 def test_every_epoch_has_its_own_order_and_all_pairs(llava: LlavaBackbone, tmp_path: Path) -> None:
-    module = make_module(llava, build_loss(alpha=0.0, gamma=1.0, attention={"weight": 0.0}), dtype=torch.float32)
+    module = make_module(llava, make_loss(alpha=0.0, gamma=1.0, attention=0.0), dtype=torch.float32)
     seen: list[str] = []
 
     class Watch(lightning.Callback):

@@ -167,7 +167,7 @@ def test_validation_takes_the_rest(
     trainer = fit(module, data, limit_val_batches=1.0, val_check_interval=1)
     module.eval()
     with torch.no_grad():
-        losses = [module.losses(pack([whole[name]]), read_attention=True)[0] for name in ("val0", "val2")]
+        losses = [module.score_batch(pack([whole[name]]), read_attention=True)[0] for name in ("val0", "val2")]
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(float(sum(losses)) / 2, abs=1e-5)
     assert dict(data.dropped) == {"picture": 1}
 

@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 from lookright.backbones.llava import LlavaBackbone
 from recipes.tiny.folders import write_llava_folder
-from lookright.losses.build import build_loss
 from lookright.packing.batch import pack
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair
@@ -33,6 +32,7 @@ from lookright.training.preference import PreferenceModule
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.examples import LONG, make_example
+from tests.weighted import make_loss
 
 folder, tuning, checkpointing = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 sizes = {"num_hidden_layers": 4, "num_attention_heads": 4}
@@ -46,13 +46,13 @@ with open("/proc/self/statm") as file:
 chosen = FullTuning() if tuning == "full" else LoraTuning(r=16, alpha=32, dropout=0.05)
 reference = FrozenCopy() if tuning == "full" else AdapterOff()
 pair = ModelPair(backbone, chosen.apply(backbone, backbone.build(weights=False)), reference)
-module = PreferenceModule(pair, build_loss(), Optimization(), 10)
+module = PreferenceModule(pair, make_loss(), Optimization(), 10)
 if checkpointing:
     module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
 module.train()
 optimizer = module.configure_optimizers()["optimizer"]
 for _ in range(2):
-    loss = module.losses(batch, read_attention=True)[0].mean()
+    loss = module.score_batch(batch, read_attention=True)[0].mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

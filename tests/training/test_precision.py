@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError
-from lookright.losses.build import build_loss
 from lookright.reference.cached import CachedLogps
 from lookright.training import precision, trainer
 from lookright.training.precision import IN_PLACE, SLOW, Float32Kernels
@@ -22,6 +21,7 @@ from tests.compare import assert_close, assert_same_gradients
 from tests.examples import gradients
 from tests.training.parts import make_batch, make_module
 from tests.training.test_fit import make_data
+from tests.weighted import make_loss
 
 
 class SlowKernels(TorchDispatchMode):
@@ -104,11 +104,11 @@ def test_a_mixed_step_is_the_step_on_bfloat16_kernels(llava: LlavaBackbone, chec
     for context in (plugin.forward_context, lambda: torch.autocast("cpu", torch.bfloat16)):
         torch.manual_seed(0)
         tuning = LoraTuning(r=4, alpha=8, dropout=0.0)
-        module = make_module(llava, build_loss(), tuning=tuning, dtype=torch.float32)
+        module = make_module(llava, make_loss(), tuning=tuning, dtype=torch.float32)
         if checkpointing:
             module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
         with context():
-            loss = module.losses(batch, read_attention=True)[0].mean()
+            loss = module.score_batch(batch, read_attention=True)[0].mean()
             found.append((loss.detach(), gradients(loss, module.trained_model)))
     (ours, our_gradients), (native, native_gradients) = found
     assert_close(ours, native, atol=2e-3, why="bfloat16 products of both, summed in another order")

@@ -9,8 +9,7 @@ from torch import Tensor
 from lookright.backbones.llava import LlavaBackbone
 from lookright.losses.attention import AttentionLoss
 from lookright.losses.base import PairScores
-from lookright.losses.build import build_loss
-from lookright.losses.composite import CompositeLoss
+from lookright.losses.composite import CompositeLoss, Weighted
 from lookright.packing.batch import pack
 from lookright.reference.base import Reference
 from lookright.reference.frozen_copy import FrozenCopy
@@ -19,8 +18,9 @@ from lookright.tuning.lora import LoraTuning
 from tests.compare import assert_close
 from tests.examples import LONG, make_example, shake_adapters
 from tests.training.parts import make_batch, make_module, moved, snapshot, take_steps
+from tests.weighted import make_loss
 
-DPO_ALONE = {"alpha": 1.0, "gamma": 0.0, "attention": {"weight": 0.0}}
+DPO_ALONE = {"alpha": 1.0, "gamma": 0.0, "attention": 0.0}
 
 
 @pytest.mark.parametrize("reference", [None, FrozenCopy()], ids=["adapter_off", "frozen_copy"])
@@ -28,10 +28,10 @@ DPO_ALONE = {"alpha": 1.0, "gamma": 0.0, "attention": {"weight": 0.0}}
 def test_step_zero_is_log_two_with_adapter_dropout_on(
     llava: LlavaBackbone, dtype: torch.dtype, reference: Reference | None
 ) -> None:
-    module = make_module(llava, build_loss(**DPO_ALONE), reference=reference, dtype=dtype)
+    module = make_module(llava, make_loss(**DPO_ALONE), reference=reference, dtype=dtype)
     dropouts = [part for name, part in module.named_modules() if name.endswith("lora_dropout.default")]
     assert len(dropouts) == 42 and all(part.training and part.p == 0.5 for part in dropouts)
-    loss, metrics = module.losses(make_batch(llava), read_attention=False)
+    loss, metrics = module.score_batch(make_batch(llava), read_attention=False)
     # the same operations on the same numbers: not a bit may differ
     assert torch.equal(metrics["reward_margin"], torch.zeros_like(loss))
     assert_close(loss, torch.full_like(loss, math.log(2)), atol=1e-7, why="float32 logarithm")
@@ -135,12 +135,12 @@ def test_loss_falls_over_steps(llava: LlavaBackbone) -> None:
 
 
 def test_swapped_sides_flip_the_margin(llava: LlavaBackbone) -> None:
-    module = make_module(llava, build_loss(**DPO_ALONE)).eval()
+    module = make_module(llava, make_loss(**DPO_ALONE)).eval()
     shake_adapters(module.pair.policy)
 
     def margin(texts: list[str]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            loss, metrics = module.losses(pack([make_example(llava, 2, texts)]), read_attention=False)
+            loss, metrics = module.score_batch(pack([make_example(llava, 2, texts)]), read_attention=False)
         return loss, metrics["reward_margin"]
 
     (loss, straight), (swapped_loss, swapped) = margin(["red", LONG]), margin([LONG, "red"])
@@ -151,12 +151,12 @@ def test_swapped_sides_flip_the_margin(llava: LlavaBackbone) -> None:
 
 
 def test_several_rejected_are_the_mean_of_their_pairs(llava: LlavaBackbone) -> None:
-    module = make_module(llava, build_loss(**DPO_ALONE)).eval()
+    module = make_module(llava, make_loss(**DPO_ALONE)).eval()
     shake_adapters(module.pair.policy)
     with torch.no_grad():
-        together, _ = module.losses(pack([make_example(llava, 2, ["red", "no", LONG])]), read_attention=False)
+        together, _ = module.score_batch(pack([make_example(llava, 2, ["red", "no", LONG])]), read_attention=False)
         singles = pack([make_example(llava, 2, ["red", "no"]), make_example(llava, 2, ["red", LONG])])
-        alone, _ = module.losses(singles, read_attention=False)
+        alone, _ = module.score_batch(singles, read_attention=False)
     assert_close(together[0], alone.mean(), atol=1e-6, why="float64 with float32 norms inside")
 
 
@@ -170,8 +170,8 @@ def test_a_loss_without_reference_runs_none(llava: LlavaBackbone) -> None:
         def logps(self, *_: object) -> Tensor:
             raise AssertionError("the reference ran")
 
-    module = make_module(llava, build_loss(alpha=0.0, gamma=1.0, attention={"weight": 0.0}), reference=Never())
-    loss, metrics = module.losses(make_batch(llava), read_attention=False)
+    module = make_module(llava, make_loss(alpha=0.0, gamma=1.0, attention=0.0), reference=Never())
+    loss, metrics = module.score_batch(make_batch(llava), read_attention=False)
     assert set(metrics) == {"loss_sft"} and loss.isfinite().all()
 
 
@@ -188,24 +188,28 @@ def test_one_step_on_attention_alone_moves_the_ratio(
     llava: LlavaBackbone, num_images: int, term: AttentionLoss, direction: int
 ) -> None:
     """The term raises the target's share; the same check tells a wrong sign, which lowers it."""
-    loss = CompositeLoss({"attention": (1.0, term)})
+    loss = CompositeLoss({"attention": Weighted(1.0, term)})
     module = make_module(llava, loss, tuning=LoraTuning(r=4, alpha=8, dropout=0.0))
     batch = pack([make_example(llava, num_images, ["red circle", "no"], target=num_images - 1)])
 
     def ratio() -> float:
         with torch.no_grad():
-            return float(module.losses(batch, read_attention=True)[1]["attention_ratio"])
+            return float(module.score_batch(batch, read_attention=True)[1]["attention_ratio"])
 
     before = ratio()
     take_steps(module, batch)
     assert direction * (ratio() - before) > 1e-4, f"ratio {before} -> {ratio()}"
     # nothing above the band moved: layers 2 to 4 of 6 are read, 5 is above
     above = [value for name, value in module.named_parameters() if ".layers.5." in name and "lora_B" in name]
-    assert module.ratio_layers == [2, 3, 4] and len(above) == 7 and not any(value.any() for value in above)
+    assert (
+        [read.layers for read in module.ratio_reads.values()] == [(2, 3, 4)]
+        and len(above) == 7
+        and not any(value.any() for value in above)
+    )
 
 
 def test_attention_above_the_threshold_trains_nothing(llava: LlavaBackbone) -> None:
-    loss = CompositeLoss({"attention": (1.0, AttentionLoss(threshold=0.01))})
+    loss = CompositeLoss({"attention": Weighted(1.0, AttentionLoss(threshold=0.01))})
     module = make_module(llava, loss)
     before = snapshot(module)
     take_steps(module, make_batch(llava))

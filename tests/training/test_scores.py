@@ -1,7 +1,7 @@
 import torch
 
 from lookright.backbones.base import EncodedPrompt
-from lookright.losses.base import PairScores, Segment
+from lookright.losses.base import PairScores, SideScores
 from lookright.packing.batch import Example, Response, pack
 from lookright.packing.forward import PackedOutput
 from lookright.training.scores import pair_scores
@@ -34,9 +34,9 @@ def test_responses_become_pairs_by_hand() -> None:
 
 def test_margins_are_means_over_the_rejected_that_are_there() -> None:
     """Chosen -1; rejected -3 and -5 of the first pair, -2 alone of the second, whose place beside it is padding."""
-    policy = Segment(logps=torch.tensor([-1.0, -1.0]), num_tokens=torch.ones(2))
+    policy = SideScores(logps=torch.tensor([-1.0, -1.0]), num_tokens=torch.ones(2))
     mask = torch.tensor([[True, True], [True, False]])
-    rejected = Segment(logps=torch.tensor([[-3.0, -5.0], [-2.0, 99.0]]), num_tokens=torch.ones(2, 2), mask=mask)
+    rejected = SideScores(logps=torch.tensor([[-3.0, -5.0], [-2.0, 99.0]]), num_tokens=torch.ones(2, 2), mask=mask)
     alone = PairScores(policy_chosen=policy, policy_rejected=rejected)
     assert {name: values.tolist() for name, values in alone.logps_margins().items()} == {"logps_margin": [3.0, 1.0]}
     both = PairScores(

@@ -56,8 +56,9 @@ def _from_shares(num_layers: int, shares: Sequence[float], key: str) -> list[int
 
 
 def _refused(num_layers: int, layers: object, key: str, why: str) -> ConfigError:
+    shown = list(layers) if isinstance(layers, tuple) else layers
     return ConfigError(
-        f"{key}={layers!r}: {why}; this model has layers 0 to {num_layers - 1}: set a list of them, such as "
+        f"{key}={shown!r}: {why}; this model has layers 0 to {num_layers - 1}: set a list of them, such as "
         f"[{half_depth(num_layers)}], or two shares of the depth with 0.0 <= first <= last <= 1.0, such as "
         f"{list(BAND)}, or null for that band"
     )

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.entry import given_overrides
 from lookright.config.made_by import describe_data, described_values, made_by
+from lookright.config.references import resolved
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair, write_training
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
@@ -63,7 +64,7 @@ def open_folder(config: DictConfig, trainer: Trainer) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).unlink(missing_ok=True)
-    OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
+    OmegaConf.save(resolved(config), folder / CONFIG_FILE)
 
 
 def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def write_page(
     folder = Path(config.output)
     record = made_by(config, script, describe_data(config.data))
     record.write(folder)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = OmegaConf.to_container(resolved(config), resolve=False)
     settings = {key: ", ".join(described_values(plain[key])) for key in groups if plain.get(key)}
     write_training(
         folder / REPORT_FILE, folder / METRICS_FILE, summary, settings=settings, pairs=list(pairs), made_by=record

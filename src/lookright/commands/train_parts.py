@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lookright.attention.band import layer_band
 from lookright.backbones.base import Backbone
 from lookright.config.check import Problems
+from lookright.config.references import origin
 from lookright.errors import ConfigError
 from lookright.losses.composite import CompositeLoss
 from lookright.reference.base import ModelPair
@@ -36,7 +37,7 @@ class TrainParts:
     def idle_parameters(self) -> bool:
         """Whether some parameters that train may get no gradient from the loss."""
         # the attention term ends at the highest layer of its band; a tower's last layers may feed nothing
-        only_attention = all(term.needs_attention for _, term in self.loss.terms.values())
+        only_attention = len(self.loss.attention_reads) == len(self.loss.terms)
         return only_attention or bool(getattr(self.tuning, "train_vision", False))
 
     def pair(self, model: PreTrainedModel) -> ModelPair:
@@ -73,7 +74,8 @@ def check_parts(config: DictConfig) -> TrainParts:
         tuning=tuning,
         optimization=optimization,
     )
-    layer_band(backbone.num_layers, loss.attention_layers)
+    for name, read in loss.attention_reads.items():
+        layer_band(backbone.num_layers, read.layers, key=origin(config, f"loss.terms.{name}.term.layers"))
     # an adapter to go on from is read with the weights
     if config.tuning.get("adapter") is None:
         with torch.device("meta"):

@@ -1,6 +1,7 @@
 """Whether a value of a config fits what a signature says of it."""
 
 from collections.abc import Collection, Mapping, Sequence
+from inspect import isabstract, isclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, ListConfig
 
 SEQUENCES = (list, tuple, Sequence, Collection)
 NAMES = {NoneType: "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+OBJECT = "a mapping with _target_"
 
 
 def misfit(value: Any, annotation: Any) -> str | None:
@@ -43,6 +45,8 @@ def _fits(value: Any, option: Any) -> bool:
         return isinstance(value, ListConfig)
     if origin in (dict, Mapping):
         return isinstance(value, DictConfig) and "_target_" not in value
+    if isclass(origin) and isabstract(origin):
+        return isinstance(value, DictConfig) and "_target_" in value
     # an object, or no annotation at all
     return True
 
@@ -53,4 +57,6 @@ def _words(option: Any) -> str:
         return ", ".join(map(str, get_args(option)))
     if origin in NAMES:
         return NAMES[origin]
+    if isclass(origin) and isabstract(origin) and origin not in (*SEQUENCES, Mapping):
+        return OBJECT
     return "a list" if origin in SEQUENCES else "a mapping"

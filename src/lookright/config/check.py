@@ -1,17 +1,21 @@
 """A config is held against the signatures that it will be called with, and every problem is told at once."""
 
 import inspect
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from lookright.config.annotations import misfit
-from lookright.errors import ConfigError, LookRightError
+from lookright.config.annotations import OBJECT, misfit
+from lookright.config.references import ShortName, lost_references, origin, references
+from lookright.errors import ConfigError, LookRightError, ParameterError
 
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -36,9 +40,28 @@ class Problems:
         node = OmegaConf.select(self.config, path)
         if node is None or any(fault == path or fault.startswith(f"{path}.") for fault in self._faulty):
             return None
-        with self:
+        try:
             return instantiate(node, _convert_=convert)
+        except InstantiationException as error:
+            refused = own_error(error)
+            if refused is None:
+                raise
+            if isinstance(refused, ParameterError):
+                self._messages += self._refused(path, node, convert)
+            else:
+                self._messages += str(refused).split("\n")
         return None
+
+    def _refused(self, path: str, node: DictConfig, convert: str) -> Iterator[str]:
+        """Every argument that a constructor at or below `node` refuses, under the key that sets it."""
+        for place, part in _targets(node, path):
+            try:
+                # each object alone, with configs for the objects that it holds: one that fails hides no other
+                instantiate(part, _convert_=convert, _recursive_=False)
+            except InstantiationException as error:
+                refused = own_error(error)
+                if isinstance(refused, ParameterError):
+                    yield f"{origin(self.config, f'{place}.{refused.name}')}{refused.text}"
 
     def __enter__(self) -> "Problems":
         return self
@@ -71,17 +94,24 @@ def check_config(config: DictConfig) -> None:
 
 def _faults(config: DictConfig) -> Iterator[tuple[str, str]]:
     """Path and message of values not set, unknown keys, values of another type."""
-    yield from ((key, f"{key} is not set; set {key}=...") for key in sorted(OmegaConf.missing_keys(config)))
+    lost = lost_references(config)
+    yield from ((key, f"{key} is not there, and other keys take its value; set {key}=...") for key in lost)
+    # of a config with such a key OmegaConf cannot tell the missing ones
+    missing = [] if lost else sorted(OmegaConf.missing_keys(config))
+    yield from ((key, f"{key} is not set; set {key}=...") for key in missing)
+    referred = references(config)
     for path, node in _targets(config):
-        yield from _against_signature(path, node)
+        for place, message in _against_signature(path, node, referred):
+            # one value at fault is one line, however many refer to it
+            yield origin(config, place), message.replace(place, origin(config, place), 1)
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """All dictionaries that name a target, with their dotted path."""
+    """All dictionaries that name a target, with their dotted path; what is referred to counts where it stands."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        children = [(str(key), key) for key in node]
+        children = [(str(key), key) for key in node if not OmegaConf.is_interpolation(node, key)]
     elif isinstance(node, ListConfig):
         children = [(str(index), index) for index in range(len(node))]
     else:
@@ -94,7 +124,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
         yield from _targets(child, f"{path}.{name}" if path else name)
 
 
-def _against_signature(path: str, node: DictConfig) -> Iterator[tuple[str, str]]:
+def _against_signature(path: str, node: DictConfig, referred: set[str]) -> Iterator[tuple[str, str]]:
     try:
         target = get_object(node["_target_"])
     except (ImportError, ValueError) as error:
@@ -104,13 +134,31 @@ def _against_signature(path: str, node: DictConfig) -> Iterator[tuple[str, str]]
         parameters = inspect.signature(target, eval_str=True).parameters
     except NameError:
         parameters = inspect.signature(target).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    others = next((one for one in parameters.values() if one.kind is one.VAR_KEYWORD), None)
     for key in node:
         place = f"{path}.{key}"
         if key in parameters:
             yield from _against_annotation(place, node, key, parameters[key].annotation)
-        elif key not in RESERVED and not takes_any:
+        elif key in RESERVED:
+            continue
+        elif others is None:
             yield place, unknown_key(place, list(parameters))
+        elif others.annotation is ShortName:
+            named = [name for name in parameters if name != others.name]
+            yield from _unreferred(place, None if OmegaConf.is_missing(node, key) else node[key], referred, named)
+
+
+def _unreferred(path: str, value: Any, referred: set[str], beside: list[str]) -> Iterator[tuple[str, str]]:
+    """Keys that nothing refers to, neither itself nor what it lies in; `beside` are other valid names."""
+    if path in referred:
+        return
+    if any(name.startswith(f"{path}.") for name in referred):
+        for key in value if isinstance(value, DictConfig) else ():
+            yield from _unreferred(f"{path}.{key}", value[key], referred, [])
+        return
+    folder = path.rpartition(".")[0]
+    names = {name[len(folder) + 1 :].partition(".")[0] for name in referred if name.startswith(f"{folder}.")}
+    yield path, unknown_key(path, [*beside, *names])
 
 
 def _against_annotation(path: str, node: DictConfig, key: str, annotation: Any) -> Iterator[tuple[str, str]]:
@@ -120,12 +168,31 @@ def _against_annotation(path: str, node: DictConfig, key: str, annotation: Any) 
         return
     wanted = misfit(value, annotation)
     if wanted is not None:
-        yield path, f"{path}={value!r} does not fit; set {wanted}"
+        yield path, f"{path}={value!r} does not fit; set {wanted}{_as_choice(path, node, value, wanted)}"
 
 
-def unknown_key(path: str, valid: list[str]) -> str:
-    """The message for a key that does not exist, with the nearest and all valid names."""
+def _as_choice(path: str, node: DictConfig, value: Any, wanted: str) -> str:
+    """Where a name stands for an object: how a file of a config group is chosen, and which there are."""
+    if not isinstance(value, str) or OBJECT not in wanted:
+        return ""
+    group = origin(node._get_root(), path).replace(".", "/")
+    hydra = GlobalHydra.instance()
+    names = hydra.config_loader().get_group_options(group) if hydra.is_initialized() else []
+    valid = f"; valid: {', '.join(names)}" if names else ""
+    return f", or choose its file with {group}={value}{valid}"
+
+
+def unknown_key(path: str, valid: list[str], deeper: Collection[str] = ()) -> str:
+    """The message for a key that does not exist, with the nearest and all valid names.
+
+    `deeper` are paths of keys further below, one of which may have been meant.
+    """
     key = path.rsplit(".", 1)[-1]
-    near = get_close_matches(key, valid, n=1)
+    names = Counter(place.rsplit(".", 1)[-1] for place in deeper)
+    alone = {name: place for place in deeper if names[name := place.rsplit(".", 1)[-1]] == 1}
+    if key in alone:
+        near = [alone[key]]
+    else:
+        near = get_close_matches(key, valid, n=1) or [alone[name] for name in get_close_matches(key, alone, n=1)]
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{path} does not exist; {hint}valid names: {', '.join(sorted(valid)) or 'none'}"

@@ -3,9 +3,10 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lookright.config import schema
-from lookright.config.check import own_error, unknown_key
+from lookright.config.check import RESERVED, own_error, unknown_key
 from lookright.config.console import quiet
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import LookRightError
@@ -70,20 +71,34 @@ def explain(error: Exception, config_name: str, folder: Path = CONFIG_FOLDER) ->
     found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)
     if found is None or ("is not in struct" not in text and "not in '" not in text):
         return text
-    return unknown_key(found[1], _names_beside(found[1], config_name, folder))
+    config = _composed(config_name, folder)
+    parent = found[1].rpartition(".")[0]
+    holder = OmegaConf.select(config, parent) if parent else config
+    deeper = [path for path in _paths(holder, parent) if path.rpartition(".")[0] != parent]
+    beside = [str(name) for name in holder if str(name) not in RESERVED] if OmegaConf.is_dict(holder) else []
+    return unknown_key(found[1], beside, deeper)
 
 
-def _names_beside(path: str, config_name: str, folder: Path) -> list[str]:
-    """Keys that the config has where `path` should lie, with the groups that the command line chose."""
-    parent = path.rpartition(".")[0]
-    chosen = [argument for argument in sys.argv[1:] if re.fullmatch(r"[a-z]+=\w+", argument)]
+def _composed(config_name: str, folder: Path) -> DictConfig:
+    """The config with the groups that the command line chose; without them where these cannot be composed."""
+    chosen = [
+        argument for argument in sys.argv[1:] if re.fullmatch(r"\+?[a-z_/]+=[\w\[\],]+|hydra\.searchpath=.+", argument)
+    ]
     for overrides in (chosen, []):
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folder), version_base="1.3"), suppress(HydraException):
-            config = compose(config_name, overrides)
-            holder = OmegaConf.select(config, parent) if parent else config
-            return [str(key) for key in holder] if OmegaConf.is_dict(holder) else []
-    return []
+            return compose(config_name, overrides)
+    return OmegaConf.create()
+
+
+def _paths(node: Any, path: str) -> Iterator[str]:
+    """Dotted paths of all keys below a node that are no references."""
+    if OmegaConf.is_dict(node):
+        for name in node:
+            place = f"{path}.{name}" if path else str(name)
+            yield place
+            if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+                yield from _paths(node[name], place)
 
 
 def _fail(message: str) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.entry import given_overrides
 from lookright.config.folders import IN_CHECKOUT
+from lookright.config.references import REFERENCE
 
 MADE_BY_FILE = "made_by.json"
 PACKAGE = Path(__file__).parents[1]
@@ -132,9 +133,11 @@ def _described(group: str, options: Mapping[str, Any]) -> str:
 
 
 def described_values(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`key=value` of everything that is set in a config group, nested keys with dots."""
+    """`key=value` of everything that is set in a config group, nested keys with dots; what refers to another is not."""
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from described_values(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and REFERENCE.fullmatch(value):
+            continue
         elif value is not None and not key.startswith("_"):
             yield f"{prefix}{key}={shown_path(str(value))}"

@@ -1,21 +1,49 @@
-"""What a loss term sees and what it gives back.
+"""What a loss term sees, what it says that it reads, and what it gives back.
 
 Shapes: P pairs, k the widest number of rejected responses of a pair. Log-probabilities are in nats.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from lookright.errors import ConfigError
+from lookright.errors import ParameterError
+from lookright.packing.logprobs import RATIO_ROWS
+
+
+@dataclass(slots=True, frozen=True)
+class AttentionRead:
+    """Where a term reads the attention ratio of the chosen response.
+
+    `layers` as `attention.band.layer_band` takes them: whole numbers, two shares of the depth, or None for the
+    default band. `positions`: which tokens' predictions are read, one of `packing.logprobs.RATIO_ROWS`. Terms that
+    read the same share one ratio. Raises ParameterError for other positions.
+    """
+
+    layers: tuple[int, ...] | tuple[float, ...] | None = None
+    positions: str = RATIO_ROWS[0]
+
+    def __post_init__(self) -> None:
+        if self.positions not in RATIO_ROWS:
+            raise ParameterError("positions", f"={self.positions!r}; valid: {', '.join(RATIO_ROWS)}")
+        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Reads:
+    """What a term needs beside the policy's log-probabilities; what no active term reads is not computed."""
+
+    reference: bool = False
+    attention: AttentionRead | None = None
 
 
 @dataclass(slots=True, kw_only=True)
-class Segment:
-    """The policy's side of one kind of response.
+class SideScores:
+    """The policy's scores of one side of the pairs: the chosen responses, or the rejected ones.
 
     `logps` float[P] or float[P, k] is summed over response tokens, `num_tokens` int of the same shape
     counts them; `mask` bool[P, k] is False where a pair has fewer than k rejected (None: all are there).
@@ -36,21 +64,29 @@ class PairScores:
     """Everything that a term may look at; None is what no active term asked for.
 
     `policy_chosen` has float[P], `policy_rejected` float[P, k]; the reference's summed log-probabilities
-    have the same shapes. `attention_ratio` float[P] is that of the chosen response, with its graph.
+    have the same shapes. `attention_ratio` float[P] is that of the chosen response, with its graph, and
+    `attention_ratios` hold it for each of several reads: a `CompositeLoss` shows each term its own.
     """
 
-    policy_chosen: Segment
-    policy_rejected: Segment
+    policy_chosen: SideScores
+    policy_rejected: SideScores
     reference_chosen: Tensor | None = None
     reference_rejected: Tensor | None = None
     attention_ratio: Tensor | None = None
+    attention_ratios: Mapping[AttentionRead, Tensor] = field(default_factory=dict)
+
+    def seen_by(self, term: "Term") -> "PairScores":
+        """The same scores with the attention ratio that `term` reads."""
+        read = term.reads.attention
+        return replace(self, attention_ratio=self.attention_ratios[read]) if read in self.attention_ratios else self
 
     def log_ratios(self) -> tuple[Tensor, Tensor]:
         """log pi - log ref of both sides, nats: float[P], float[P, k]. Raises ValueError without a reference."""
         if self.reference_chosen is None or self.reference_rejected is None:
             raise ValueError(
                 "a loss term needs the reference's log-probabilities and none were computed: "
-                "run the reference whenever CompositeLoss.needs_reference is true"
+                "run the reference whenever CompositeLoss.needs_reference is true, and let the term say "
+                "reads = Reads(reference=True)"
             )
         chosen = widen(self.policy_chosen.logps) - widen(self.reference_chosen)
         return chosen, widen(self.policy_rejected.logps) - widen(self.reference_rejected)
@@ -72,37 +108,35 @@ class PairScores:
         return torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1)
 
 
-@runtime_checkable
-class Term(Protocol):
-    """One addend of the loss. It may also have `metrics(scores) -> dict[str, Tensor]`, float[P] each."""
+class Term(ABC):
+    """One addend of the loss: a class of its own, chosen by `_target_`, with its options as constructor arguments."""
 
-    name: str
-    needs_reference: bool
-    needs_attention: bool
-
-    def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P], float32 or wider."""
-        ...
-
-
-class PreferenceTerm(ABC):
-    """A term that ranks chosen above rejected; a subclass in `losses/preference/` is a `loss.kind`."""
-
-    name: str
-    needs_reference = True
-    needs_attention = False
+    reads = Reads()
+    name: str | None = None
+    """What metrics call the term (`loss_<name>`); None is its key in the loss's `terms`."""
     contains_sft = False
     """True where the published loss already holds a likelihood term, which `loss.gamma` would double."""
 
-    def __init__(self, beta: float) -> None:
-        self.beta = in_range("loss.beta", beta, above=0.0)
-
     @abstractmethod
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P], float32 or wider."""
+        """Compute one value per pair: float[P], float32 or wider."""
+
+    def metrics(self, scores: PairScores) -> dict[str, Tensor]:
+        """Return what is worth logging beside the loss: float[P] each; nothing by itself."""
+        del scores
+        return {}
+
+
+class PreferenceTerm(Term):
+    """A term that ranks chosen above rejected; its YAML in `conf/loss/kind/` makes it a choice of `loss/kind`."""
+
+    reads = Reads(reference=True)
+
+    def __init__(self, beta: float) -> None:
+        self.beta = in_range("beta", beta, above=0.0)
 
     def rewards(self, scores: PairScores) -> tuple[Tensor, Tensor]:
-        """The loss's implicit rewards of both sides: float[P], float[P, k]."""
+        """Return the loss's implicit rewards of both sides: float[P], float[P, k]."""
         chosen, rejected = scores.log_ratios()
         return self.beta * chosen, self.beta * rejected
 
@@ -126,12 +160,23 @@ def widen(values: Tensor) -> Tensor:
 
 
 def in_range(
-    key: str, value: float, *, above: float | None = None, minimum: float | None = None, below: float | None = None
+    name: str,
+    value: float,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
 ) -> float:
-    """`value` as a float, or ConfigError with `key` and the valid range (`above` and `below` exclusive)."""
-    limits = [f"{sign} {limit:g}" for sign, limit in ((">", above), (">=", minimum), ("<", below)) if limit is not None]
+    """Return `value` as a float; raises ParameterError with the valid range of the constructor argument `name`.
+
+    `above` and `below` are exclusive.
+    """
+    bounds = ((">", above), (">=", minimum), ("<", below), ("<=", maximum))
+    limits = " and ".join(f"{sign} {limit:g}" for sign, limit in bounds if limit is not None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     inside = number and (above is None or value > above) and (minimum is None or value >= minimum)
-    if not inside or (below is not None and not value < below) or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{key}={value!r} is out of range; set a number {' and '.join(limits)}")
+    inside = inside and (below is None or value < below) and (maximum is None or value <= maximum)
+    if not inside or value in (float("inf"), float("-inf")):
+        raise ParameterError(name, f"={value!r} is out of range; set a number {limits}")
     return float(value)

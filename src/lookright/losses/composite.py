@@ -1,67 +1,88 @@
 """The weighted sum of loss terms."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from lookright.config.references import ShortName
 from lookright.errors import ConfigError
-from lookright.losses.base import PairScores, Term, in_range
-from lookright.packing.logprobs import RATIO_ROWS
+from lookright.losses.base import AttentionRead, PairScores, Term, in_range
+from lookright.losses.sft import SFTLoss
+
+
+class Weighted:
+    """A term and what the sum multiplies it with; weight 0 leaves the term out."""
+
+    def __init__(self, weight: float, term: Term) -> None:
+        self.weight = in_range("weight", weight, minimum=0.0)
+        self.term = term
 
 
 class CompositeLoss:
-    """Sum of weight times term. A term of weight 0 is dropped: not evaluated, its needs do not count.
+    """Sum of weight times term. A term of weight 0 is dropped: not evaluated, what it reads does not count.
 
-    `terms` maps a name to (weight, term). Raises ConfigError for a negative weight and where every weight is 0.
+    `terms` maps any name to a weighted term; metrics use the name where the term has none of its own, or another
+    term has the same. `short_names` are keys of a config that its `terms` refer to (`weight: ${loss.alpha}`), and
+    are not read here. Raises ConfigError where no term is left, and where the likelihood would count twice.
     """
 
-    def __init__(self, terms: Mapping[str, tuple[float, Term]]) -> None:
-        weights = {name: in_range(f"weight of loss term {name}", pair[0], minimum=0.0) for name, pair in terms.items()}
-        self.terms: dict[str, tuple[float, Term]] = {
-            name: (weights[name], term) for name, (_, term) in terms.items() if weights[name] > 0
-        }
-        if not self.terms:
+    def __init__(self, terms: Mapping[str, Weighted], **short_names: ShortName) -> None:
+        del short_names
+        given = {key: part for key, part in terms.items() if part is not None}
+        active = {key: part for key, part in given.items() if part.weight > 0}
+        if not active:
             raise ConfigError(
-                f"every loss term has weight 0 ({', '.join(terms) or 'no term given'}): nothing would train; "
+                f"every loss term has weight 0 ({', '.join(given) or 'no term given'}): nothing would train; "
                 "set loss.alpha, loss.gamma or loss.attention.weight above 0"
+            )
+        taken = Counter(part.term.name for part in active.values())
+        self.terms: dict[str, Weighted] = {
+            part.term.name if part.term.name and taken[part.term.name] == 1 else key: part
+            for key, part in active.items()
+        }
+        if len(self.terms) < len(active):
+            twice = next(name for name in self.terms if name in taken and name in active)
+            raise ConfigError(f"two loss terms are called {twice}; give the one loss.terms.{twice} another key")
+        self._refuse_double_likelihood()
+
+    def _refuse_double_likelihood(self) -> None:
+        whole = [name for name, part in self.terms.items() if part.term.contains_sft]
+        added = [part.weight for part in self.terms.values() if isinstance(part.term, SFTLoss)]
+        if whole and added:
+            raise ConfigError(
+                f"loss/kind={whole[0]} already contains the likelihood term that loss.gamma={added[0]:g} would add "
+                "again; set loss.gamma=0"
             )
 
     @property
     def needs_reference(self) -> bool:
         """Whether an active term compares with the reference."""
-        return any(term.needs_reference for _, term in self.terms.values())
+        return any(part.term.reads.reference for part in self.terms.values())
 
     @property
     def needs_attention(self) -> bool:
         """Whether an active term reads the attention ratio."""
-        return any(term.needs_attention for _, term in self.terms.values())
+        return bool(self.attention_reads)
 
     @property
-    def attention_layers(self) -> Sequence[int] | Sequence[float] | None:
-        """What the active attention term asks for, as `layer_band` takes it; None is the default band."""
-        return next((getattr(term, "layers", None) for _, term in self.terms.values() if term.needs_attention), None)
-
-    @property
-    def attention_rows(self) -> str:
-        """Which rows the active attention term reads; those of the whole response where there is none."""
-        return next(
-            (getattr(term, "rows", RATIO_ROWS[0]) for _, term in self.terms.values() if term.needs_attention),
-            RATIO_ROWS[0],
-        )
+    def attention_reads(self) -> dict[str, AttentionRead]:
+        """Where each active term that reads attention does, by the term's name."""
+        reads = {name: part.term.reads.attention for name, part in self.terms.items()}
+        return {name: read for name, read in reads.items() if read is not None}
 
     def __call__(self, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted loss float[P], and each term unweighted and detached under `loss_<name>`, float[P]."""
-        values = {name: term(scores) for name, (_, term) in self.terms.items()}
-        loss = sum(weight * values[name] for name, (weight, _) in self.terms.items())
+        values = {name: part.term(scores.seen_by(part.term)) for name, part in self.terms.items()}
+        loss = sum(part.weight * values[name] for name, part in self.terms.items())
         return loss, {f"loss_{name}": value.detach() for name, value in values.items()}
 
     def metrics(self, scores: PairScores) -> dict[str, Tensor]:
-        """What the active terms report beside their loss: float[P] each."""
+        """Return what the active terms report beside their loss: float[P] each."""
         found: dict[str, Tensor] = {}
-        for _, term in self.terms.values():
-            if hasattr(term, "metrics"):
-                found.update(term.metrics(scores))
+        for part in self.terms.values():
+            found.update(part.term.metrics(scores.seen_by(part.term)))
         return found
 
     def __repr__(self) -> str:
-        return " + ".join(f"{weight:g} x {name}" for name, (weight, _) in self.terms.items())
+        return " + ".join(f"{part.weight:g} x {name}" for name, part in self.terms.items())

@@ -12,19 +12,37 @@ from lookright.packing.batch import PackedBatch
 from lookright.packing.logprobs import sum_by_response, token_logps
 
 
+@dataclass(slots=True, frozen=True, kw_only=True)
+class RatioRead:
+    """One attention ratio to read: over decoder `layers` (0-based) and `rows`, one of `logprobs.RATIO_ROWS`."""
+
+    layers: tuple[int, ...]
+    rows: str = "response"
+
+
 @dataclass(slots=True, kw_only=True)
 class PackedOutput:
     """What a pass returns.
 
     `logps`: float32[R], nats, summed over the scored tokens of each of R responses; `num_tokens`: int64[R];
-    `response_ratio`: float32[R], the attention ratio of each, and `attention_ratio`: float32[P], that of each prompt's
-    first response; None where no layer was asked for, NaN for a prompt without a target.
+    `response_ratios`: float32[R], the attention ratio of each, and `attention_ratios`: float32[P], that of each
+    prompt's first response, one for each read that was asked for; NaN for a prompt without a target.
     """
 
     logps: Tensor
     num_tokens: Tensor
-    attention_ratio: Tensor | None = None
-    response_ratio: Tensor | None = None
+    response_ratios: tuple[Tensor, ...] = ()
+    attention_ratios: tuple[Tensor, ...] = ()
+
+    @property
+    def response_ratio(self) -> Tensor | None:
+        """The ratios of the first read: float32[R]; None where none was asked for."""
+        return self.response_ratios[0] if self.response_ratios else None
+
+    @property
+    def attention_ratio(self) -> Tensor | None:
+        """The first responses' ratios of the first read: float32[P]; None where none was asked for."""
+        return self.attention_ratios[0] if self.attention_ratios else None
 
 
 def packed_forward(
@@ -35,21 +53,36 @@ def packed_forward(
     ratio_layers: Sequence[int] = (),
     ratio_rows: str = "response",
 ) -> PackedOutput:
-    """Score every response of the batch.
+    """Score every response of the batch, with one attention ratio where `ratio_layers` names any layers.
+
+    See `score_responses`, and `RatioRead` for the layers and rows.
+    """
+    reads = [RatioRead(layers=tuple(ratio_layers), rows=ratio_rows)] if ratio_layers else []
+    return score_responses(backbone, model, batch, features, reads)
+
+
+def score_responses(
+    backbone: Backbone, model: nn.Module, batch: PackedBatch, features: Sequence[Tensor], reads: Sequence[RatioRead]
+) -> PackedOutput:
+    """Score every response of the batch; the layers of all `reads` are recorded once, each ratio is of its own.
 
     `model` is the bare model (adapters injected in place); `features` are the projected pictures, encoded
-    once for as many passes as need them; `ratio_layers` are the decoder layers (0-based) of the ratio, taken
-    over the rows that `ratio_rows` names (see `logprobs.RATIO_ROWS`).
+    once for as many passes as need them.
     """
-    recorder = RowRecorder(ratio_layers, batch.coverage) if ratio_layers else None
+    layers = sorted({layer for read in reads for layer in read.layers})
+    recorder = RowRecorder(layers, batch.coverage) if layers else None
     rows = decoder_rows(backbone, model, batch, features, recorder)
     logits = model.get_output_embeddings()(rows[batch.scored.rows])
-    ratios = None if recorder is None else _response_ratios(recorder, batch, ratio_rows)
+    masses = None if recorder is None else recorder.stacked()
+    ratios = [
+        _response_ratios(masses[[layers.index(layer) for layer in sorted(read.layers)]], batch, read.rows)
+        for read in reads
+    ]
     return PackedOutput(
         logps=sum_by_response(token_logps(logits, batch.scored.targets), batch.scored),
         num_tokens=batch.scored.counts(),
-        attention_ratio=None if ratios is None else ratios[batch.first_response],
-        response_ratio=ratios,
+        response_ratios=tuple(ratios),
+        attention_ratios=tuple(ratio[batch.first_response] for ratio in ratios),
     )
 
 
@@ -108,10 +141,10 @@ def _check_reached(backbone: Backbone, call: PackedCall) -> None:
         )
 
 
-def _response_ratios(recorder: RowRecorder, batch: PackedBatch, ratio_rows: str) -> Tensor:
-    """The ratio over rows of each response: float32[R]."""
+def _response_ratios(masses: Tensor, batch: PackedBatch, ratio_rows: str) -> Tensor:
+    """The ratio over rows of each response: float[num_layers, sum S, 2] -> float32[R]."""
     scored = batch.scored
     wanted = scored.rows_of(ratio_rows)
     rows, owner = scored.rows[wanted], scored.owner[wanted]
-    ratios = attention_ratio(recorder.stacked(), rows, owner, scored.num_responses)
+    ratios = attention_ratio(masses, rows, owner, scored.num_responses)
     return ratios.masked_fill(~batch.has_target[batch.prompt_of_response()], float("nan"))

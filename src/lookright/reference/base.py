@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
 from lookright.packing.batch import PackedBatch
-from lookright.packing.forward import PackedOutput, packed_forward
+from lookright.packing.forward import PackedOutput, RatioRead, score_responses
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,15 +98,9 @@ class ModelPair(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.features_train):
             return self.backbone.encode_images(self.model, batch.pixels)
 
-    def score(
-        self,
-        batch: PackedBatch,
-        features: Sequence[Tensor],
-        ratio_layers: Sequence[int] = (),
-        ratio_rows: str = "response",
-    ) -> PackedOutput:
-        """The policy's pass."""
-        return packed_forward(self.backbone, self.model, batch, features, ratio_layers, ratio_rows)
+    def score(self, batch: PackedBatch, features: Sequence[Tensor], reads: Sequence[RatioRead] = ()) -> PackedOutput:
+        """Run the policy's pass, with the attention ratios that `reads` name."""
+        return score_responses(self.backbone, self.model, batch, features, reads)
 
     def reference_logps(self, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
         """The reference's pass: float32[R]."""

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lookright.attention.band import layer_band
-from lookright.losses.base import PairScores
+from lookright.losses.base import AttentionRead, PairScores
 from lookright.losses.composite import CompositeLoss
 from lookright.packing.batch import PackedBatch
+from lookright.packing.forward import RatioRead
 from lookright.reference.base import ModelPair, Preparation
 from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
@@ -23,10 +24,10 @@ HeldOut = tuple[str, dict[str, float]]
 
 
 class PreferenceModule(LightningModule):
-    """Trains the policy of `pair` with `loss`; metrics are means over pairs.
+    """Trains the policy of `pair` with `loss`; metrics are means over preference pairs.
 
-    The reference runs only if a term of the loss needs it; attention is read only if a term needs it, and
-    always in validation, where it is reported per format. A checkpoint holds what trains and nothing else; the
+    The reference runs only if a term of the loss reads it. Attention is read where the terms say, and in validation
+    also where none does, since the ratio is reported per format. A checkpoint holds what trains and nothing else; the
     schedule is counted from a known number of steps.
     """
 
@@ -42,7 +43,11 @@ class PreferenceModule(LightningModule):
         self._num_pairs = 0
         self.held_out: dict[str, HeldOut] = {}
         """Every held-out pair by id, as the last validation found it."""
-        self.ratio_layers = layer_band(pair.backbone.num_layers, loss.attention_layers)
+        self.ratio_reads = {
+            read: RatioRead(layers=tuple(layer_band(pair.backbone.num_layers, read.layers)), rows=read.positions)
+            for read in loss.attention_reads.values() or [AttentionRead()]
+        }
+        """Where attention is read, as the terms say it, and as layers of this model; terms may share one."""
 
     @property
     def trained_model(self) -> nn.Module:
@@ -64,8 +69,8 @@ class PreferenceModule(LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
 
-    def losses(self, batch: PackedBatch, read_attention: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss per pair and metrics per pair: float[P], name -> float[P]."""
+    def score_batch(self, batch: PackedBatch, read_attention: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return loss and metrics of each preference pair: float[P], name -> float[P]."""
         return self._judged(batch, self._scores(batch, read_attention))
 
     def _scores(self, batch: PackedBatch, read_attention: bool) -> PairScores:
@@ -73,16 +78,20 @@ class PreferenceModule(LightningModule):
         features = self.pair.image_features(batch)
         # first, so that its intermediate values do not come on top of what the policy's pass keeps
         reference = self.pair.reference_logps(batch, features) if self.loss.needs_reference else None
-        output = self.pair.score(batch, features, self.ratio_layers if read_attention else (), self.loss.attention_rows)
-        return pair_scores(batch, output, reference)
+        reads = self.ratio_reads if read_attention else {}
+        output = self.pair.score(batch, features, list(reads.values()))
+        return pair_scores(batch, output, reference, list(reads))
 
     def _judged(self, batch: PackedBatch, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of what both models made of the pairs."""
         loss, terms = self.loss(scores)
         with torch.no_grad():
             metrics = terms | self.loss.metrics(scores)
             if scores.attention_ratio is not None:
                 metrics["attention_ratio"] = scores.attention_ratio.detach()
                 metrics["even_ratio"] = batch.even_ratio
+            for name, read in list(self.loss.attention_reads.items())[1:]:
+                metrics[f"attention_ratio_{name}"] = scores.attention_ratios[read].detach()
         return loss, metrics
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
@@ -93,7 +102,7 @@ class PreferenceModule(LightningModule):
             # ranks wait for each other's gradients
             trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
             return torch.stack([parameter.flatten()[:0].sum() for parameter in trained]).sum()
-        loss, metrics = self.losses(batch, read_attention=self.loss.needs_attention)
+        loss, metrics = self.score_batch(batch, read_attention=self.loss.needs_attention)
         size = batch.num_prompts
         self.log("train/loss", loss.mean().detach(), prog_bar=True, batch_size=size)
         for name, values in metrics.items():

@@ -54,5 +54,5 @@ def test_log_odds_keep_their_digits() -> None:
 
 
 def test_needs_no_reference_and_holds_the_likelihood() -> None:
-    assert ORPOLoss.needs_reference is False
+    assert ORPOLoss.reads.reference is False
     assert ORPOLoss.contains_sft is True

@@ -56,5 +56,5 @@ def test_unbiased_under_swapped_labels(make_scores: Callable[..., PairScores]) -
 
 
 def test_without_smoothing_it_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"loss\.label_smoothing=0.* > 0 and < 0\.5"):
+    with pytest.raises(ConfigError, match=r"^label_smoothing=0.* > 0 and < 0\.5"):
         RobustDPOLoss(label_smoothing=0)

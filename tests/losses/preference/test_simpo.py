@@ -46,11 +46,11 @@ def test_finite_in_bfloat16(assert_finite_in_bfloat16: Callable[[Term], None]) -
 
 def test_needs_no_reference(make_scores: Callable[..., PairScores]) -> None:
     scores = make_scores([-3.0], [[-8.0]], chosen_tokens=[3], rejected_tokens=[[4]])
-    assert SimPOLoss.needs_reference is False
+    assert SimPOLoss.reads.reference is False
     # Rewards 2 * -1 and 2 * -2
     assert SimPOLoss().metrics(scores)["reward_margin"].item() == 2.0
 
 
 def test_negative_margin_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"loss\.target_margin=-1"):
+    with pytest.raises(ConfigError, match=r"^target_margin=-1"):
         SimPOLoss(target_margin=-1)

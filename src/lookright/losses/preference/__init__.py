@@ -1,1 +1,1 @@
-"""Preference terms, one a file; the file's name is its `loss.kind`."""
+"""Preference terms, one a file, each a choice of `loss/kind` by its YAML in `conf/loss/kind/`."""

@@ -19,6 +19,6 @@ class HingeLoss(PreferenceTerm):
         super().__init__(beta)
 
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P]."""
+        """Compute one value per pair: float[P]."""
         chosen, rejected = scores.log_ratios()
         return scores.mean_over_rejected((1 - self.beta * (chosen[:, None] - rejected)).relu())

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lookright.errors import ConfigError
+from lookright.errors import ParameterError
 from lookright.losses.base import PairScores, PreferenceTerm
 
 
@@ -19,11 +19,11 @@ class IPOLoss(PreferenceTerm):
     def __init__(self, beta: float = 0.1, average: bool = False) -> None:
         super().__init__(beta)
         if not isinstance(average, bool):
-            raise ConfigError(f"loss.average={average!r} is not a truth value; set true or false")
+            raise ParameterError("average", f"={average!r} is not a truth value; set true or false")
         self.average = average
 
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P]."""
+        """Compute one value per pair: float[P]."""
         chosen, rejected = scores.log_ratios()
         if self.average:
             chosen = chosen / scores.policy_chosen.num_tokens.clamp(min=1)

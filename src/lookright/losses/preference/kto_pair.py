@@ -24,7 +24,7 @@ class KTOPairLoss(PreferenceTerm):
         super().__init__(beta)
 
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P]."""
+        """Compute one value per pair: float[P]."""
         chosen, rejected = scores.log_ratios()
         mask = scores.policy_rejected.mask
         z_chosen = chosen.detach().mean().clamp(min=0)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lookright.losses.base import PairScores, PreferenceTerm
+from lookright.losses.base import PairScores, PreferenceTerm, Reads
 
 NEAREST_TO_CERTAIN = -1e-6
 """Mean log-probability, nats per token, above which the odds stop growing; see `log_odds`."""
@@ -20,14 +20,14 @@ class ORPOLoss(PreferenceTerm):
     """
 
     name = "orpo"
-    needs_reference = False
+    reads = Reads()
     contains_sft = True
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__(beta)
 
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P]."""
+        """Compute one value per pair: float[P]."""
         chosen, rejected = scores.policy_chosen.mean_logps, scores.policy_rejected.mean_logps
         odds_ratio = F.logsigmoid(log_odds(chosen)[:, None] - log_odds(rejected))
         return -chosen - self.beta * scores.mean_over_rejected(odds_ratio)

@@ -19,10 +19,10 @@ class RobustDPOLoss(PreferenceTerm):
     def __init__(self, beta: float = 0.1, label_smoothing: float = 0.1) -> None:
         super().__init__(beta)
         # 0 is plain DPO under another name: a run labelled "robust" should not be that.
-        self.label_smoothing = in_range("loss.label_smoothing", label_smoothing, above=0.0, below=0.5)
+        self.label_smoothing = in_range("label_smoothing", label_smoothing, above=0.0, below=0.5)
 
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P]."""
+        """Compute one value per pair: float[P]."""
         chosen, rejected = scores.log_ratios()
         logits_Pk = self.beta * (chosen[:, None] - rejected)
         flip = self.label_smoothing

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lookright.losses.base import PairScores, PreferenceTerm, in_range
+from lookright.losses.base import PairScores, PreferenceTerm, Reads, in_range
 
 
 class SimPOLoss(PreferenceTerm):
@@ -14,14 +14,14 @@ class SimPOLoss(PreferenceTerm):
     """
 
     name = "simpo"
-    needs_reference = False
+    reads = Reads()
 
     def __init__(self, beta: float = 2.0, target_margin: float = 1.0) -> None:
         super().__init__(beta)
-        self.target_margin = in_range("loss.target_margin", target_margin, minimum=0.0)
+        self.target_margin = in_range("target_margin", target_margin, minimum=0.0)
 
     def __call__(self, scores: PairScores) -> Tensor:
-        """One value per pair: float[P]."""
+        """Compute one value per pair: float[P]."""
         chosen, rejected = self.rewards(scores)
         return scores.mean_over_rejected(-F.logsigmoid(chosen[:, None] - rejected - self.target_margin))
 
