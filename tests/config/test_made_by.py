@@ -6,10 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lookright.config import made_by as module
-from lookright.config.made_by import MadeBy, code_version, describe_backbone, describe_data, made_by, read_made_by
+from lookright.config.made_by import (
+    MadeBy,
+    code_version,
+    describe_backbone,
+    describe_data,
+    described_values,
+    made_by,
+    read_made_by,
+)
+from lookright.config.references import resolved
 
 
 def test_a_record_of_infer(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
@@ -40,6 +49,20 @@ def test_backbones_and_data_in_words(composed: Callable[..., DictConfig]) -> Non
     assert describe_backbone({"_target_": "a.fresh_llava"}) == "fresh_llava, made by the run itself"
     assert describe_data(composed("train").data) == "preferences.jsonl"
     assert describe_data({"_target_": "a.PretrainData"}) == "PretrainData"
+
+
+def test_values_of_a_loss_are_told_once_with_its_kind(composed: Callable[..., DictConfig]) -> None:
+    plain = OmegaConf.to_container(resolved(composed("train", "loss/kind=ipo", "loss.gamma=0.5")), resolve=False)
+    assert list(described_values(plain["loss"])) == [
+        "kind=IPOLoss",
+        "kind.beta=0.1",
+        "kind.average=False",
+        "alpha=1.0",
+        "gamma=0.5",
+        "attention.weight=0.9",
+        "attention.threshold=0.75",
+        "attention.positions=response",
+    ]
 
 
 @pytest.fixture()

@@ -11,6 +11,7 @@ from lookright.losses.attention import AttentionLoss
 from lookright.losses.base import PairScores
 from lookright.losses.composite import CompositeLoss, Weighted
 from lookright.packing.batch import pack
+from lookright.packing.forward import packed_forward
 from lookright.reference.base import Reference
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.tuning.full import FullTuning
@@ -173,6 +174,37 @@ def test_a_loss_without_reference_runs_none(llava: LlavaBackbone) -> None:
     module = make_module(llava, make_loss(alpha=0.0, gamma=1.0, attention=0.0), reference=Never())
     loss, metrics = module.score_batch(make_batch(llava), read_attention=False)
     assert set(metrics) == {"loss_sft"} and loss.isfinite().all()
+
+
+def test_two_terms_read_attention_where_each_says(llava: LlavaBackbone) -> None:
+    early, late = AttentionLoss(1.0, layers=[0, 1]), AttentionLoss(0.9, layers=[1, 4], positions="first")
+    loss = CompositeLoss({"early": Weighted(1.0, early), "late": Weighted(3.0, late)})
+    module, batch = make_module(llava, loss).eval(), make_batch(llava)
+    with torch.no_grad():
+        total, metrics = module.score_batch(batch, read_attention=True)
+        features = module.pair.image_features(batch)
+        first = packed_forward(llava, module.pair.model, batch, features, [0, 1]).attention_ratio
+        second = packed_forward(llava, module.pair.model, batch, features, [1, 4], "first").attention_ratio
+    # the pass that reads for both gives bitwise what a pass for each gives
+    assert torch.equal(metrics["attention_ratio"], first) and torch.equal(metrics["attention_ratio_late"], second)
+    assert torch.equal(metrics["loss_early"], (1.0 - first).relu()) and (first - second).abs().min() > 1e-6
+    assert torch.equal(total, (1.0 - first).relu() + 3.0 * (0.9 - second).relu())
+
+
+def test_both_of_two_attention_terms_train(llava: LlavaBackbone) -> None:
+    """The later term alone reaches layer 4, the earlier one ends below it."""
+
+    def moved_layers(weights: tuple[float, float]) -> set[int]:
+        terms = {
+            "early": Weighted(weights[0], AttentionLoss(1.0, layers=[1])),
+            "late": Weighted(weights[1], AttentionLoss(1.0, layers=[4])),
+        }
+        module = make_module(llava, CompositeLoss(terms), tuning=LoraTuning(r=2, alpha=4, dropout=0.0))
+        before = snapshot(module)
+        take_steps(module, make_batch(llava), 1)
+        return {int(name.split(".layers.")[1].split(".")[0]) for name in moved(module, before)}
+
+    assert moved_layers((1.0, 0.0)) == {0, 1} and moved_layers((1.0, 1.0)) == {0, 1, 2, 3, 4}
 
 
 class WrongSign(AttentionLoss):

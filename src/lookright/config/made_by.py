@@ -133,10 +133,17 @@ def _described(group: str, options: Mapping[str, Any]) -> str:
 
 
 def described_values(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`key=value` of everything that is set in a config group, nested keys with dots; what refers to another is not."""
+    """`key=value` of everything that is set in a config group, nested keys with dots; what refers to another is not.
+
+    Of an object inside that has values, the class is told where the key does not name it.
+    """
     for key, value in options.items():
         if isinstance(value, Mapping):
-            yield from described_values(value, f"{prefix}{key}.")
+            inside = list(described_values(value, f"{prefix}{key}."))
+            kind = str(value.get("_target_", "")).rpartition(".")[2]
+            if inside and kind and kind.lower() != str(key):
+                yield f"{prefix}{key}={kind}"
+            yield from inside
         elif isinstance(value, str) and REFERENCE.fullmatch(value):
             continue
         elif value is not None and not key.startswith("_"):
