@@ -70,7 +70,7 @@ def shake_adapters(policy: nn.Module, seed: int = 1, size: float = 0.3) -> nn.Mo
     """Draw the second matrices of all adapters, which start at zero: the policy leaves the base model."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
+        if ".lora_B." in name:  # not the partial LoRA of XComposer2.5, Plora_B
             parameter.data = (torch.randn(parameter.shape, generator=generator) * size).to(parameter.dtype)
     return policy
 

@@ -18,6 +18,8 @@ from tests.backbones.checkpoints import (
     write_weights,
 )
 
+pytest.register_assert_rewrite("tests.backbones.contract")
+
 
 @pytest.fixture(scope="session")
 def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
