@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from lookright.backbones.llava import LlavaBackbone, _pad_token_id
 from lookright.backbones.prompts import expand_images
-from lookright.errors import ConfigError, RecordError
+from lookright.errors import ConfigError
 from tests.compare import assert_close
 from tests.examples import lively_model, make_input, noise
 from tests.plain import stock_model
@@ -34,23 +34,6 @@ def test_template_and_expanded_pictures(llava: LlavaBackbone) -> None:
 def test_system_prompt_opens_the_conversation(llava_folder: Path) -> None:
     backbone = LlavaBackbone(path=str(llava_folder), system_prompt="A chat.")
     assert text_of(backbone, backbone.encode_prompt("yes?", []).input_ids) == "<s>A chat. USER: yes? ASSISTANT:"
-
-
-def test_responses_end_and_decode_back(llava: LlavaBackbone) -> None:
-    prompt, responses = llava.encode_conversation("<image>\nred?", ["blue circle, 12", "more"], [(4, 4)])
-    ids, more = (response.tolist() for response in responses)
-    assert torch.equal(prompt.input_ids, llava.encode_prompt("<image>\nred?", [(4, 4)]).input_ids)
-    assert ids[-1] == llava.end_token_ids[0] and llava.bos_token_id not in ids
-    assert llava.decode(ids) == "blue circle, 12"
-    assert llava.decode([*ids, *more]) == "blue circle, 12"
-    assert llava.decode(ids[:-1]) == "blue circle, 12" and llava.decode([]) == ""
-
-
-@pytest.mark.parametrize(("prompt", "num_pictures"), [("<image> <image>", 1), ("no picture", 1), ("<image>", 0)])
-def test_placeholders_and_pictures_must_match(llava: LlavaBackbone, prompt: str, num_pictures: int) -> None:
-    with pytest.raises(RecordError, match=f"for {num_pictures} pictures.*once for each picture") as caught:
-        llava.encode_prompt(prompt, [(4, 4)] * num_pictures)
-    assert caught.value.reason == "placeholders"
 
 
 def test_expanded_parts_by_hand() -> None:

@@ -51,16 +51,6 @@ def test_a_response_does_not_notice_the_other(llava: LlavaBackbone, model: PreTr
     assert_close(several.attention_ratio, single.attention_ratio, atol=1e-6, why=ROUNDING)
 
 
-def test_pictures_are_encoded_each_by_itself(llava: LlavaBackbone, model: PreTrainedModel) -> None:
-    """Permuted pictures give permuted tokens: no picture looks at another before the decoder."""
-    pixels = make_example(llava, 5, ["red"]).pixels
-    with torch.no_grad():
-        features = llava.encode_images(model, pixels)
-        permuted = llava.encode_images(model, [pixels[place] for place in (3, 0, 4, 1, 2)])
-    for place, feature in zip((3, 0, 4, 1, 2), permuted, strict=True):
-        assert_close(feature, features[place], atol=1e-9, why="float64")
-
-
 def test_permuted_pictures_follow_their_placeholders(llava: LlavaBackbone, model: PreTrainedModel) -> None:
     """A causal decoder with positions is not blind to order; the permuted row equals stock's permuted row."""
     example = make_example(llava, 3, ["red", "blue"])

@@ -17,8 +17,8 @@ from lookright.attention.scaling import active_scaling
 from lookright.errors import BackboneError
 
 ATTENTION_NAME = "lookright"
-UNSUPPORTED = ("softcap", "s_aux")
-"""What some decoders hand to attention and packed or scaled rows leave out: capped logits, attention sinks."""
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+"""What some decoders hand to attention and packed or scaled rows leave out: capped logits, sinks, biases."""
 
 
 def lookright_attention(

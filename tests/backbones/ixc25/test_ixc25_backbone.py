@@ -1,6 +1,5 @@
-"""Prompts, tokens, settings and the packed pass of the backbone."""
+"""Prompts, tokens and settings of the backbone."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import pytest
 import sentencepiece
 import torch
 from PIL import Image
-from torch import Tensor
 
-from lookright.attention import PackedCall, RowRecorder, build_layout
 from lookright.backbones.ixc25 import Ixc25Backbone, Ixc25ForCausalLM
 from lookright.backbones.ixc25.tokenizer import load_tokenizer
 from lookright.backbones.tokenizer import JsonTokenizer, SentencePieceTokenizer
@@ -73,15 +70,6 @@ def test_responses_end_their_turn(ixc25: Ixc25Backbone) -> None:
     assert ixc25.decode([*response.tolist(), 40, 41]) == "red circle"
     assert ixc25.decode([*_ids(ixc25, " red "), ixc25.config.eos_token_id, 50]) == "red"
     assert ixc25.decode(response) == "red circle"
-
-
-@pytest.mark.parametrize(("prompt", "pictures"), [("what?", 1), ("<image>", 0), ("<image> <image>", 3)])
-def test_a_wrong_number_of_placeholders_is_an_error(ixc25: Ixc25Backbone, prompt: str, pictures: int) -> None:
-    sizes = [(84, 84)] * pictures
-    for encode in (lambda: ixc25.encode_prompt(prompt, sizes), lambda: ixc25.encode_conversation(prompt, ["a"], sizes)):
-        with pytest.raises(RecordError) as caught:
-            encode()
-        assert caught.value.reason == "placeholders"
 
 
 def test_text_that_gives_the_picture_token_is_an_error(ixc25: Ixc25Backbone) -> None:
@@ -195,27 +183,6 @@ def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
         Ixc25Backbone(path="some/name")
 
 
-def test_a_copy_of_the_model_stands_on_its_own(ixc25: Ixc25Backbone, model: Ixc25ForCausalLM) -> None:
-    """A frozen reference is such a copy; the last layer's packed forward has to go with it."""
-    copied = copy.deepcopy(model)
-    with torch.no_grad():
-        before = [rows.clone() for rows in Pair(ixc25, copied, [[40, 41]]).packed()]
-        for parameter in model.parameters():
-            parameter.zero_()
-        after = Pair(ixc25, copied, [[40, 41]]).packed()
-    assert copied.model.layers[-1].forward.__self__ is copied.model.layers[-1]
-    assert torch.equal(before[0], after[0])
-
-
-def test_models_of_one_backbone_share_no_settings(ixc25: Ixc25Backbone) -> None:
-    first = ixc25.build()
-    second = ixc25.build(dtype=torch.bfloat16)
-    second.model.set_attn_implementation("eager")
-    assert (first.config.dtype, second.config.dtype) == (torch.float32, torch.bfloat16)
-    assert first.model.config._attn_implementation == "lookright"
-    assert ixc25.build(weights=False).config is not ixc25.config
-
-
 @pytest.mark.parametrize("transform", ["inference", "finetune", "evaluation"])
 @pytest.mark.parametrize("hd_num", [None, 2])
 def test_predicted_tokens_are_what_the_model_makes(
@@ -265,88 +232,3 @@ def test_a_fresh_model_has_an_idle_partial_lora(ixc25: Ixc25Backbone) -> None:
         assert bool(value.abs().max() == 0) == ("Plora_B" in name or "_GN" in name or name.endswith("bias")), name
     assert fresh.generation_config.eos_token_id == ixc25.end_token_ids
     assert ixc25.build(weights=False, dtype=torch.bfloat16).dtype == torch.bfloat16
-
-
-# ---- the packed pass ----
-
-
-class Pair:
-    """A prompt with two pictures and two responses, packed in a row and as separate rows."""
-
-    def __init__(self, backbone: Ixc25Backbone, model: Ixc25ForCausalLM, responses: list[list[int]]) -> None:
-        sizes = [(84, 84), (100, 160)]
-        self.prompt = backbone.encode_prompt("Image1:<image>\nImage2:<image>\nIn Image2, what color?", sizes)
-        images = (Image.radial_gradient("L").resize(size).convert("RGB") for size in sizes)
-        self.pictures = [backbone.preprocess(image, 2) for image in images]
-        self.responses, self.backbone, self.model = responses, backbone, model
-        self.features = backbone.encode_images(model, self.pictures)
-
-    def decode(self, ids: Tensor, positions: Tensor, **kwargs: object) -> Tensor:
-        mask = torch.zeros(1, len(ids), dtype=torch.bool)
-        for start, stop in self.prompt.image_spans:
-            mask[0, start:stop] = True
-        embeds = self.backbone.merge_images(self.model, ids[None], mask, self.features)
-        output = self.backbone.language_model(self.model)(
-            inputs_embeds=embeds, position_ids=positions[None], **self.backbone.decoder_kwargs(mask), **kwargs
-        )
-        return output.last_hidden_state[0]
-
-    def plain(self) -> list[Tensor]:
-        """Hidden states of the last prompt token and the response inputs, row by row."""
-        rows, length = [], len(self.prompt.input_ids)
-        for response in self.responses:
-            ids = torch.cat([self.prompt.input_ids, torch.tensor(response, dtype=torch.long)])
-            rows.append(self.decode(ids, torch.arange(len(ids)))[length - 1 :])
-        return rows
-
-    def packed(self, recorder: RowRecorder | None = None) -> list[Tensor]:
-        length = len(self.prompt.input_ids)
-        layout = build_layout([length], [[len(response) for response in self.responses]])
-        ids = torch.cat([self.prompt.input_ids, *[torch.tensor(r, dtype=torch.long) for r in self.responses]])
-        positions = torch.cat([torch.arange(length), *[torch.arange(length, length + len(r)) for r in self.responses]])
-        if recorder is not None:
-            recorder.expect(layout)
-        hidden = self.decode(
-            ids,
-            positions,
-            attention_mask=torch.zeros(1, 1, 1, 1),
-            packed=PackedCall(layout=layout, recorder=recorder),
-        )
-        shared, *parts = hidden.split([1, *[len(response) for response in self.responses]])
-        return [torch.cat([shared, part]) for part in parts]
-
-
-@pytest.mark.parametrize("responses", [[[40, 41, 42], [50]], [[60], [], [70, 71]]])
-def test_packed_equals_plain_in_values_and_gradients(
-    responses: list, ixc25: Ixc25Backbone, model: Ixc25ForCausalLM
-) -> None:
-    pair = Pair(ixc25, model, responses)
-    pair.features = [rows.detach().requires_grad_() for rows in pair.features]
-    names, parameters = zip(*[(n, p) for n, p in model.model.named_parameters()], strict=True)
-    results = []
-    for rows in (pair.plain(), pair.packed()):
-        loss = sum((row.float().sin() * (i + 1)).sum() for i, row in enumerate(rows))
-        results.append((rows, torch.autograd.grad(loss, [*parameters, *pair.features])))
-    (plain, plain_grads), (packed, packed_grads) = results
-    for a, b in zip(plain, packed, strict=True):
-        assert (a - b).abs().max() < 2e-5
-    for name, a, b in zip([*names, "picture 1", "picture 2"], plain_grads, packed_grads, strict=True):
-        assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-6, name
-
-
-def test_recorded_rows_equal_the_attention_map(ixc25: Ixc25Backbone, model: Ixc25ForCausalLM) -> None:
-    pair = Pair(ixc25, model, [[40, 41, 42]])
-    recorder = RowRecorder(range(ixc25.num_layers))
-    with torch.no_grad():
-        pair.packed(recorder)
-        model.model.set_attn_implementation("eager")
-        ids = torch.cat([pair.prompt.input_ids, torch.tensor(pair.responses[0])])
-        mask = torch.zeros(1, len(ids), dtype=torch.bool)
-        for start, stop in pair.prompt.image_spans:
-            mask[0, start:stop] = True
-        embeds = ixc25.merge_images(model, ids[None], mask, pair.features)
-        maps = model.model(inputs_embeds=embeds, im_mask=mask, output_attentions=True).attentions
-    assert len(maps) == ixc25.num_layers
-    for layer, masses in recorder.masses().items():
-        expected = maps[layer][0].mean(0)[len(pair.prompt.input_ids) - 1 :]
-        assert (masses[0] - expected).abs().max() < 1e-6
