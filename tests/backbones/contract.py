@@ -32,7 +32,7 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
 from lookright.errors import RecordError
 from lookright.packing.batch import Example, PackedBatch, Response, pack
-from lookright.packing.forward import PackedOutput, packed_forward
+from lookright.packing.forward import PackedOutput, RatioRead, packed_forward
 from lookright.packing.question import DecoderInput
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
@@ -328,10 +328,10 @@ class BackboneContract:
     def test_gradient_checkpointing_changes_nothing(self, backbone: Backbone, model: PreTrainedModel) -> None:
         policy = shake_adapters(LoraTuning(r=2, alpha=4, dropout=0.0).apply(backbone, model))
         pair, batch = ModelPair(backbone, policy, None).train(), pack(make_examples(backbone, BOTH))
-        layers = [0, backbone.num_layers - 1]
+        reads = [RatioRead(layers=(0, backbone.num_layers - 1))]
 
         def objective() -> tuple[Tensor, dict[str, Tensor | None]]:
-            output = pair.score(batch, pair.image_features(batch), layers)
+            output = pair.score(batch, pair.image_features(batch), reads)
             value = weighed(output.logps, output.attention_ratio)
             return value, gradients(value, policy)
 
