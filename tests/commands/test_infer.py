@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from lookright.backbones.llava import LlavaBackbone
-from lookright.commands.infer import chance, infer
+from lookright.commands.infer import infer
 from lookright.common.jsonl import AppendOnly
 from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError
+from lookright.evaluation.accuracy import chance
 from lookright.records.records import read_prompts, write_jsonl
 from lookright.reports.compared_examples import compared_examples, draw_evenly
 from lookright.reports.comparison import write_comparison

@@ -22,15 +22,15 @@ def line(number: int, prediction: str, **facts: Any) -> dict[str, Any]:
         "num_images": 2,
         "source": "shapes",
         "source_picture": f"p{number}",
-        "answer": "red",
+        "ground_truth": "red",
         "chance": 0.5,
         "attention_ratio": 0.6,
         "even_ratio": 0.5,
     } | facts
     return known | {
         "prediction": prediction,
-        "correct": prediction == known["answer"],
-        "error_kind": {"blue": "sequence_confusion", known["answer"]: None}.get(prediction, "other"),
+        "correct": prediction == known["ground_truth"],
+        "error_kind": {"blue": "sequence_confusion", known["ground_truth"]: None}.get(prediction, "other"),
     }
 
 
@@ -113,8 +113,9 @@ def test_what_made_the_runs_and_plain_json(folders: dict[str, Path]) -> None:
 
 
 def test_predictions_of_earlier_versions(tmp_path: Path) -> None:
-    """Without source, picture and chance: what is not known is left out."""
-    old = [{key: value for key, value in line(0, "blue").items() if key not in ("source", "source_picture", "chance")}]
+    """Without source, picture and chance, the ground truth named `answer`: what is not known is left out."""
+    known = line(0, "blue") | {"answer": "red"}
+    old = [{k: v for k, v in known.items() if k not in ("source", "source_picture", "chance", "ground_truth")}]
     found = compare_runs({name: write_run(tmp_path / name, old) for name in ("a", "b")})
     assert found.sources == {} and found.groups["sequence"].chance is None
 
@@ -126,7 +127,7 @@ def test_runs_that_do_not_compare(folders: dict[str, Path], tmp_path: Path) -> N
         ConfigError, match=r"runs base and fewer answered 7 and 6 questions, and 1 are in one alone \(q6"
     ):
         compare_runs({"base": folders["base"], "fewer": fewer})
-    other = write_run(tmp_path / "other", [*some, line(6, "blue", **SINGLE, answer="blue")])
+    other = write_run(tmp_path / "other", [*some, line(6, "blue", **SINGLE, ground_truth="blue")])
     with pytest.raises(ConfigError, match="another ground truth or format for question q6"):
         compare_runs({"base": folders["base"], "other": other})
     with pytest.raises(ConfigError, match="against=best, runs=base, tuned"):

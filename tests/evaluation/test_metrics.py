@@ -6,7 +6,8 @@ import math
 import pytest
 
 from lookright.evaluation.intervals import RunningMean, mean_of_proportions, wilson
-from lookright.evaluation.metrics import Metrics
+from lookright.evaluation.metric import Metrics
+from lookright.evaluation.predictions import default_metrics
 
 
 def test_wilson_by_hand() -> None:
@@ -70,18 +71,31 @@ def test_running_mean() -> None:
         RunningMean().estimate()
 
 
+def add(metrics: Metrics, format_name: str | None, num_images: int, correct: bool, **known: object) -> None:
+    """Take a line of predictions.jsonl in; what is not named is not known."""
+    unknown = {"attention_ratio": None, "even_ratio": None, "confidence": None, "error_kind": None, "chance": None}
+    said = "red" if correct else "blue"
+    line = {"format": format_name, "num_images": num_images, "correct": correct, "ground_truth": "red"}
+    metrics.add(unknown | line | {"prediction": said} | known)
+
+
 def filled() -> Metrics:
-    metrics = Metrics()
+    metrics = default_metrics()
     for _ in range(3):
-        metrics.add(format_name="sequence", num_images=2, correct=True, attention_ratio=0.8, even_ratio=0.5)
-    metrics.add(
-        format_name="sequence", num_images=3, correct=False, attention_ratio=0.2, error_kind="sequence_confusion"
+        add(metrics, format_name="sequence", num_images=2, correct=True, attention_ratio=0.8, even_ratio=0.5)
+    add(
+        metrics,
+        format_name="sequence",
+        num_images=3,
+        correct=False,
+        attention_ratio=0.2,
+        error_kind="sequence_confusion",
     )
-    metrics.add(format_name="grid_collage", num_images=3, correct=True, attention_ratio=0.5)
-    metrics.add(format_name="pic_in_pic", num_images=2, correct=False, attention_ratio=0.4, error_kind="other")
-    metrics.add(format_name="pic_in_pic", num_images=2, correct=False, attention_ratio=0.4)
-    metrics.add(format_name=None, num_images=1, correct=True, attention_ratio=1.0)
-    metrics.add(format_name="single_image", num_images=1, correct=False, error_kind=None)
+    add(metrics, format_name="grid_collage", num_images=3, correct=True, attention_ratio=0.5)
+    add(metrics, format_name="pic_in_pic", num_images=2, correct=False, attention_ratio=0.4, error_kind="other")
+    add(metrics, format_name="pic_in_pic", num_images=2, correct=False, attention_ratio=0.4)
+    add(metrics, format_name=None, num_images=1, correct=True, attention_ratio=1.0)
+    add(metrics, format_name="single_image", num_images=1, correct=False, error_kind=None)
     return metrics
 
 
@@ -116,20 +130,20 @@ def test_ratios_and_errors() -> None:
 
 def test_chance_level_by_hand() -> None:
     """Means of the formats weigh alike; where a question's chance is not known there is none."""
-    metrics = Metrics()
+    metrics = default_metrics()
     for chance in (1 / 2, 1 / 4):
-        metrics.add(format_name="sequence", num_images=2, correct=True, chance=chance)
-    metrics.add(format_name="grid_collage", num_images=9, correct=False, chance=1 / 8, wrong_kind=True)
-    metrics.add(format_name=None, num_images=1, correct=True)
+        add(metrics, format_name="sequence", num_images=2, correct=True, chance=chance)
+    add(metrics, format_name="grid_collage", num_images=9, correct=False, chance=1 / 8, prediction="yes")
+    add(metrics, format_name=None, num_images=1, correct=True)
     found = metrics.result()
     chances = {name: entry["chance"] for name, entry in found["accuracy"].items()}
     assert chances == {"sequence": 37.5, "grid_collage": 12.5, "single_image": None, "multi_image": 25.0}
     assert found["errors"]["grid_collage"]["num_wrong_kind"] == found["errors"]["multi_image"]["num_wrong_kind"] == 1
-    metrics.add(format_name="sequence", num_images=3, correct=True)
+    add(metrics, format_name="sequence", num_images=3, correct=True)
     accuracy = metrics.result()["accuracy"]
     assert accuracy["sequence"]["chance"] is accuracy["multi_image"]["chance"] is None
 
 
 def test_plain_json_and_nothing_from_nothing() -> None:
     json.dumps(filled().result(), allow_nan=False)
-    assert Metrics().result()["accuracy"] == {}
+    assert default_metrics().result()["accuracy"] == {}

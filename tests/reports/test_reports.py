@@ -11,7 +11,7 @@ from PIL import Image
 
 from lookright.config.made_by import MadeBy
 from lookright.evaluation.comparison import compare_runs
-from lookright.evaluation.metrics import Metrics
+from lookright.evaluation.predictions import default_metrics
 from lookright.records.pictures import PictureFolder
 from lookright.reports.comparison import comparison_html, comparison_text, write_comparison
 from lookright.reports.examples import Example, ShownAnswer
@@ -86,15 +86,14 @@ def make_prompt(folder: Path, index: int = 0, format_name: str = "sequence") -> 
 
 
 def metrics(right: int, asked: int = 50, ratio: float = 0.5) -> dict:
-    found = Metrics()
+    found = default_metrics()
     for name, num_images in (("sequence", 2), ("grid_collage", 4), ("pic_in_pic", 2), (None, 1)):
         for index in range(asked):
             correct = index < right
             kind = None if correct or name is None else "sequence_confusion"
             ratio_or_none = None if name is None else ratio
-            found.add(
-                format_name=name, num_images=num_images, correct=correct, attention_ratio=ratio_or_none, error_kind=kind
-            )
+            line = {"format": name, "num_images": num_images, "correct": correct, "attention_ratio": ratio_or_none}
+            found.add(line | {"error_kind": kind, "ground_truth": "red", "prediction": "red" if correct else "blue"})
     return found.result()
 
 
@@ -205,8 +204,8 @@ def test_inference_report(tmp_path: Path, with_heat: bool) -> None:
 
 
 def test_single_images_alone() -> None:
-    found = Metrics()
-    found.add(format_name=None, num_images=1, correct=True)
+    found = default_metrics()
+    found.add({"format": None, "num_images": 1, "correct": True, "confidence": 0.9})
     assert "100.0" in text_of(inference_html(found.result()))
 
 
@@ -222,7 +221,7 @@ def runs(folder: Path, **said: str) -> dict[str, Path]:
                 "num_images": 2 if number < 5 else 1,
                 "source": "shapes & <things>",
                 "source_picture": f"{number}",
-                "answer": "circle",
+                "ground_truth": "circle",
                 "chance": 0.5 if number < 5 else None,
                 "prediction": words[letter],
                 "correct": letter == "r",

@@ -11,22 +11,19 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.answering.answerer import Answerer, ScoredAnswer
+from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
-from lookright.common.answers import same_answer
-from lookright.common.jsonl import AppendOnly, read_lines
-from lookright.common.matching import is_correct
+from lookright.common.jsonl import AppendOnly
 from lookright.common.streams import progress
-from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
-from lookright.evaluation.error_kinds import error_kind, wrong_kind
-from lookright.evaluation.metrics import Metrics
+from lookright.evaluation.metric import Metrics
+from lookright.evaluation.predictions import build_metrics, prediction_line, read_predictions
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
 from lookright.records.pictures import Pictures
@@ -37,7 +34,7 @@ from lookright.reports.sampling import Spread
 from lookright.types import Prompt
 
 ANSWERS_FILE = "predictions.jsonl"
-KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed")
+KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed", "metrics")
 """What the predictions of a folder depend on."""
 
 
@@ -63,11 +60,11 @@ def infer(config: DictConfig) -> dict[str, Any]:
         ratio_rows=config.ratio_rows,
         unreadable=parts.questions.leave_out,
     )
-    _predict(answerer, parts.questions, folder)
+    _predict(answerer, parts.questions, parts.metrics, folder)
     record = made_by(config, "infer.py", describe_data(config.data))
     record.write(folder)
-    result = _report(answerer, parts.questions, folder, config.overlays, record)
-    print(_headline(result))
+    result = _report(answerer, parts, folder, record)
+    print(_headline(parts.metrics, result))
     print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
     return result
 
@@ -88,7 +85,9 @@ class _Parts:
                 raise ConfigError(
                     f"batch_size={config.batch_size}, overlays={config.overlays}; set 1 or more, and 0 or more"
                 )
+        self.num_examples: int = config.overlays
         self.decoder = problems.build("decode")
+        self.metrics = build_metrics(problems)
         self.questions: Questions = problems.build("data", "all")
         self.backbone: Backbone = problems.build("backbone")
         if self.backbone is not None:
@@ -102,13 +101,17 @@ class _Parts:
         problems.finish()
 
 
-def _headline(result: dict[str, Any]) -> str:
-    """Accuracies for the console."""
+def _headline(metrics: Metrics, result: dict[str, Any]) -> str:
+    """The first metric that has a column, for the console."""
+    column = metrics.columns[0] if metrics.columns else None
+    entries = {} if column is None else result[column.key]
+    unit = "" if column is None else column.unit
     parts = [
-        f"{name} {entry['value']:.1f} % [{entry['low']:.1f}, {entry['high']:.1f}] of {entry['num_questions']}"
-        for name, entry in result["accuracy"].items()
+        f"{name} {entry['value']:.{column.digits}f} {unit} [{entry['low']:.{column.digits}f}, "
+        f"{entry['high']:.{column.digits}f}] of {entry['num_questions']}".replace("  ", " ")
+        for name, entry in entries.items()
     ]
-    return "accuracy: " + ", ".join(parts)
+    return f"{column.chart.lower() or column.key}: {', '.join(parts)}" if parts else "nothing is told"
 
 
 def with_run(config: DictConfig) -> DictConfig:
@@ -167,78 +170,29 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     return folder
 
 
-def _predict(answerer: Answerer, questions: Questions, folder: Path) -> None:
+def _predict(answerer: Answerer, questions: Questions, metrics: Metrics, folder: Path) -> None:
     with AppendOnly(folder / "predictions.jsonl") as written:
         for pictures, prompts in questions.groups():
             done = sum(prompt.id in written.done for prompt in prompts)
             answers = answerer.answer(prompts, pictures, written.done)
             for item in progress(answers, len(prompts), "answer", done):
-                written.add(prediction_line(item))
+                written.add(prediction_line(item, metrics))
 
 
-def prediction_line(item: ScoredAnswer) -> dict[str, Any]:
-    """One line of predictions.jsonl: question, ground truth, prediction and what is known of it."""
-    prompt, answer = item.prompt, item.answer
-    others = companion_answers(prompt)
-    right = is_correct(answer.text, prompt.answer, others)
-    return {
-        "id": prompt.id,
-        "format": prompt.format,
-        "num_images": prompt.num_images,
-        "source": prompt.provenance.get("source"),
-        "source_picture": prompt.provenance.get("source_picture"),
-        "answer": prompt.answer,
-        "chance": chance(prompt),
-        "prediction": answer.text,
-        "correct": right,
-        "attention_ratio": item.attention_ratio,
-        "even_ratio": item.even_ratio,
-        "scaled_ratio": item.scaled_ratio,
-        "confidence": answer.confidence,
-        "factor": round(answer.factor, 6),
-        "error_kind": None if right else error_kind(answer.text, prompt.answer, others),
-    }
-
-
-def chance(prompt: Prompt) -> float | None:
-    """Share of the shown images that have the ground truth as their answer: what picking one at random gets right.
-
-    In (0, 1]; None for a single image, of which none is picked, and where the source does not know all answers.
-    """
-    answers = prompt.provenance.get("region_answers") or []
-    if len(answers) < 2 or None in answers:
-        return None
-    return sum(same_answer(answer, prompt.answer) for answer in answers) / len(answers)
-
-
-def _report(
-    answerer: Answerer, questions: Questions, folder: Path, num_examples: int, record: MadeBy
-) -> dict[str, Any]:
-    metrics = Metrics()
-    lines = {line["id"]: line for line in read_lines(folder / "predictions.jsonl")}
-    for _, prompts in questions.groups():
+def _report(answerer: Answerer, parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
+    """metrics.json and the page."""
+    questions, metrics = parts.questions, parts.metrics
+    lines = read_predictions(folder)
+    drawn: Spread[tuple[Pictures, Prompt]] = Spread(parts.num_examples)
+    for pictures, prompts in questions.groups():
         for prompt in prompts:
             line = lines.get(prompt.id)
             if line is None:
                 raise LookRightError(f"question {prompt.id} has no prediction; run again with the same output")
-            metrics.add(
-                format_name=prompt.format,
-                num_images=prompt.num_images,
-                correct=line["correct"],
-                attention_ratio=line["attention_ratio"],
-                even_ratio=line["even_ratio"],
-                scaled_ratio=line.get("scaled_ratio"),
-                confidence=line["confidence"],
-                error_kind=line["error_kind"],
-                wrong_kind=wrong_kind(line["prediction"], line["answer"]),
-                chance=line.get("chance"),
-            )
+            metrics.add(line)
+            drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    drawn: Spread[tuple[Pictures, Prompt]] = Spread(num_examples)
-    for pictures, prompts in questions.groups():
-        for prompt in prompts:
-            drawn.add((prompt.format, lines[prompt.id]["correct"]), prompt.id, (pictures, prompt))
     examples = []
     for pictures, prompt in drawn.take():
         line = lines[prompt.id]
@@ -248,7 +202,7 @@ def _report(
             questions.tell(prompt, error)
             continue
         examples.append(Example(prompt=prompt, pictures=pictures, answers=answers, even_ratio=line["even_ratio"]))
-    write_inference(folder / "report.html", result, examples=examples, made_by=record)
+    write_inference(folder / "report.html", result, metrics, examples=examples, made_by=record)
     return result
 
 

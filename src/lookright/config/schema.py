@@ -79,6 +79,7 @@ class InferConfig:
     adapter: str | None = None
     data: Any = MISSING
     decode: Any = MISSING
+    metrics: dict[str, Any] = field(default_factory=dict)
     ratio_layer: int | None = None
     ratio_rows: str = "response"
     batch_size: int = 16

@@ -1,6 +1,7 @@
 """The demo's runs over several seeds as a table in markdown, with paired intervals over all of them."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def pool(folder: Path, name: str, seeds: Sequence[int]) -> Path:
         for line in read_lines(commands.answers_folder(name, folder, seed) / "predictions.jsonl")
     )
     write_atomically(pooled / "predictions.jsonl", lines)
+    # which metrics the runs have
+    config = commands.answers_folder(name, folder, seeds[0]) / "config.yaml"
+    if config.is_file():
+        shutil.copyfile(config, pooled / "config.yaml")
     return pooled
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from lookright.answering.adaptive_grid import PUBLISHED, Arm, Setting, right_answers
 from lookright.errors import ConfigError
-from lookright.evaluation.comparison import Difference, Line, cluster_of, difference, format_of, is_right
+from lookright.evaluation.comparison import Difference, cluster_of, difference
+from lookright.evaluation.groups import Line, format_of, is_right
 
 Half = Sequence[int]
 """Places of its questions."""

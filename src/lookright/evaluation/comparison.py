@@ -2,41 +2,74 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookright.common.jsonl import read_lines
+from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE, format_order
 from lookright.config.made_by import MadeBy, read_made_by
 from lookright.errors import ConfigError
-from lookright.evaluation.error_kinds import wrong_kind
+from lookright.evaluation.groups import Line, format_of
 from lookright.evaluation.intervals import Estimate, RunningMean, mean_of_proportions, wilson
-from lookright.evaluation.metrics import MULTI_IMAGE, SINGLE_IMAGE, ChanceLevel, format_order
+from lookright.evaluation.metric import Measure, Metric, Metrics
 from lookright.evaluation.paired import Change, mcnemar, paired_difference
-
-Line = Mapping[str, Any]
-"""A line of predictions.jsonl."""
-Told = Callable[[Line], bool]
-"""What is told of a line: that it is right, say."""
+from lookright.evaluation.predictions import metrics_of_run, read_predictions
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Answers:
-    """What one run did on one group of questions.
+    """What one run did on one group of questions, by the key of each measure.
 
-    Shares of the questions, in percent: right, answers that another shown image has, and yes or no where something
-    else was asked. In the mean of formats they are unweighted means, and the numbers are sums. `attention_ratio` in
-    [0, 1] is a mean over the questions where it is known, `even_ratio` what an even look has there.
+    Shares are in percent of the questions where they are told; in the mean of formats they are unweighted means. Means
+    are over the questions where they are known. None is what no question tells. `counts` has the questions that a share
+    says yes to, `besides` what a measure is held against, such as the attention ratio of an even look.
     """
 
-    accuracy: Estimate
-    other_image: Estimate
-    wrong_kind: Estimate
     num_wrong: int
-    num_other_image: int
-    num_wrong_kind: int
-    attention_ratio: Estimate | None
-    even_ratio: float | None
+    estimates: dict[str, Estimate | None]
+    counts: dict[str, int]
+    besides: dict[str, float | None]
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Right answers, percent."""
+        return self.estimates["accuracy"]
+
+    @property
+    def other_image(self) -> Estimate:
+        """Answers that another shown image has, percent."""
+        return self.estimates["other_image"]
+
+    @property
+    def wrong_kind(self) -> Estimate:
+        """Yes or no where something else was asked, percent."""
+        return self.estimates["wrong_kind"]
+
+    @property
+    def num_other_image(self) -> int:
+        """Answers that another shown image has."""
+        return self.counts["other_image"]
+
+    @property
+    def num_wrong_kind(self) -> int:
+        """Yes or no where something else was asked."""
+        return self.counts["wrong_kind"]
+
+    @property
+    def attention_ratio(self) -> Estimate | None:
+        """Mean attention ratio, in [0, 1]."""
+        return self.estimates["attention_ratio"]
+
+    @property
+    def even_ratio(self) -> float | None:
+        """What an even look would have."""
+        return self.besides["even_ratio"]
+
+    def result(self) -> dict[str, Any]:
+        """Return plain containers, ready for json."""
+        estimates = {key: None if found is None else asdict(found) for key, found in self.estimates.items()}
+        counts = {f"num_{key}": count for key, count in self.counts.items()}
+        return estimates | {"num_wrong": self.num_wrong} | counts | self.besides
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -57,30 +90,66 @@ class Difference:
 class Group:
     """Questions of one format, or the mean of the multi-image formats.
 
-    `chance` is the accuracy, in percent, of the answer of a shown image picked at random, None where not all answers
-    are known. `accuracy` and `other_image` have one entry a run other than the one compared with.
+    `differences` has, for each share that both runs tell, one entry a run other than the one compared with.
     """
 
     num_questions: int
-    chance: float | None
     answers: dict[str, Answers]
-    accuracy: dict[str, Difference]
-    other_image: dict[str, Difference]
+    differences: dict[str, dict[str, Difference]]
+    besides: dict[str, float | None]
+    """Of the run compared with."""
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy, in percent, of the answer of a shown image picked at random; None where that is not known."""
+        return self.besides.get("chance")
+
+    @property
+    def accuracy(self) -> dict[str, Difference]:
+        """Differences in accuracy."""
+        return self.differences["accuracy"]
+
+    @property
+    def other_image(self) -> dict[str, Difference]:
+        """Differences in answers that another shown image has."""
+        return self.differences["other_image"]
+
+    def result(self) -> dict[str, Any]:
+        """Return plain containers, ready for json."""
+        differences = {
+            key: {run: asdict(difference) for run, difference in found.items()}
+            for key, found in self.differences.items()
+        }
+        answers = {run: found.result() for run, found in self.answers.items()}
+        return {"num_questions": self.num_questions, **self.besides, "answers": answers, **differences}
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Comparison:
-    """All runs, by name; `groups` by format, `sources` the same for the questions of each source of data."""
+    """All runs, by name; `groups` by format, `sources` the same for the questions of each source of data.
+
+    `metrics` are those of all runs together, by name.
+    """
 
     against: str
     runs: list[str]
     groups: dict[str, Group]
     sources: dict[str, dict[str, Group]]
     made_by: dict[str, MadeBy | None]
+    metrics: Metrics = field(default_factory=Metrics)
 
     def result(self) -> dict[str, Any]:
-        """Plain containers, ready for json."""
-        return asdict(self)
+        """Return plain containers, ready for json."""
+        return {
+            "against": self.against,
+            "runs": self.runs,
+            "groups": {name: group.result() for name, group in self.groups.items()},
+            "sources": {
+                source: {name: group.result() for name, group in groups.items()}
+                for source, groups in self.sources.items()
+            },
+            "made_by": {name: None if record is None else asdict(record) for name, record in self.made_by.items()},
+        }
 
 
 def compare_runs(runs: Mapping[str, str | Path], against: str | None = None) -> Comparison:
@@ -99,25 +168,27 @@ def compare_runs(runs: Mapping[str, str | Path], against: str | None = None) -> 
     order = list(lines[against])
     aligned = {name: [lines[name][question] for question in order] for name in names}
     sources = sorted({line["source"] for line in aligned[against] if line.get("source")})
+    metrics = _metrics([runs[name] for name in (against, *names)])
+    compared = _Compared(metrics=metrics, against=against)
     return Comparison(
         against=against,
         runs=names,
-        groups=_groups(aligned, against),
+        groups=compared.groups(aligned),
         sources={
-            source: _groups(_picked(aligned, against, lambda line, own=source: line.get("source") == own), against)
+            source: compared.groups(_picked(aligned, against, lambda line, own=source: line.get("source") == own))
             for source in sources
         },
         made_by={name: read_made_by(Path(folder)) for name, folder in runs.items()},
+        metrics=metrics,
     )
 
 
-def read_predictions(folder: str | Path) -> dict[str, Line]:
-    """Lines of a run by id. Raises ConfigError where there is none."""
-    path = Path(folder) / "predictions.jsonl"
-    lines = {line["id"]: line for line in read_lines(path)} if path.is_file() else {}
-    if not lines:
-        raise ConfigError(f"{folder} holds no predictions.jsonl with an answer; name the output of an infer.py run")
-    return lines
+def _metrics(folders: Sequence[str | Path]) -> Metrics:
+    """The metrics of all runs; of two with one name the first run's, which is the one compared with."""
+    parts: dict[str, Metric] = {}
+    for folder in folders:
+        parts = {**metrics_of_run(folder).parts, **parts}
+    return Metrics(parts=parts)
 
 
 def _check_same(one: Mapping[str, Line], other: Mapping[str, Line], one_name: str, other_name: str) -> None:
@@ -127,7 +198,7 @@ def _check_same(one: Mapping[str, Line], other: Mapping[str, Line], one_name: st
             f"runs {one_name} and {other_name} answered {len(one)} and {len(other)} questions, and {len(apart)} are in "
             f"one alone ({apart[0]} first); run infer.py with the same data for both"
         )
-    facts = ("answer", "format", "num_images")
+    facts = ("ground_truth", "format", "num_images")
     changed = next((key for key in one if any(one[key][fact] != other[key][fact] for fact in facts)), None)
     if changed is not None:
         raise ConfigError(
@@ -136,67 +207,94 @@ def _check_same(one: Mapping[str, Line], other: Mapping[str, Line], one_name: st
         )
 
 
-def _picked(lines: Mapping[str, Sequence[Line]], against: str, wanted: Told) -> dict[str, list[Line]]:
+def _picked(lines: Mapping[str, Sequence[Line]], against: str, wanted: Callable[[Line], bool]) -> dict[str, list[Line]]:
     """The questions that `wanted` says yes to, in every run."""
     places = [place for place, line in enumerate(lines[against]) if wanted(line)]
     return {name: [found[place] for place in places] for name, found in lines.items()}
 
 
-def _groups(lines: Mapping[str, Sequence[Line]], against: str) -> dict[str, Group]:
-    """Every format, and the mean of those with several images."""
-    formats = sorted({format_of(line) for line in lines[against]}, key=format_order)
-    wanted: dict[str, Told] = {name: lambda line, own=name: format_of(line) == own for name in formats}
-    if any(name != SINGLE_IMAGE for name in formats):
-        wanted[MULTI_IMAGE] = lambda line: format_of(line) != SINGLE_IMAGE
-    return {name: _group(_picked(lines, against, told), against) for name, told in wanted.items()}
+@dataclass(slots=True, frozen=True, kw_only=True)
+class _Compared:
+    """Runs on the same questions, line by line, held against one of them in all measures."""
+
+    metrics: Metrics
+    against: str
+
+    def groups(self, lines: Mapping[str, Sequence[Line]]) -> dict[str, Group]:
+        """Every format, and the mean of those with several images."""
+        against = self.against
+        formats = sorted({format_of(line) for line in lines[against]}, key=format_order)
+        found = {name: _picked(lines, against, lambda line, own=name: format_of(line) == own) for name in formats}
+        if any(name != SINGLE_IMAGE for name in formats):
+            found[MULTI_IMAGE] = _picked(lines, against, lambda line: format_of(line) != SINGLE_IMAGE)
+        return {name: self._group(picked) for name, picked in found.items()}
+
+    def _group(self, lines: Mapping[str, Sequence[Line]]) -> Group:
+        shares = [measure for measure in self.metrics.measures if measure.share]
+        return Group(
+            num_questions=len(lines[self.against]),
+            answers={name: self._answers(found) for name, found in lines.items()},
+            differences={measure.key: self._differences(lines, measure) for measure in shares},
+            besides={beside.key: beside.of(lines[self.against]) for beside in self.metrics.besides},
+        )
+
+    def _answers(self, lines: Sequence[Line]) -> Answers:
+        told = {measure.key: [measure.told(line) for line in lines] for measure in self.metrics.measures}
+        return Answers(
+            num_wrong=sum(not line["correct"] for line in lines),
+            estimates={
+                measure.key: (_share if measure.share else _mean)(lines, told[measure.key])
+                for measure in self.metrics.measures
+            },
+            counts={
+                measure.key: sum(bool(value) for value in told[measure.key])
+                for measure in self.metrics.measures
+                if measure.share
+            },
+            besides={beside.key: beside.of(lines) for beside in self.metrics.besides},
+        )
+
+    def _differences(self, lines: Mapping[str, Sequence[Line]], measure: Measure) -> dict[str, Difference]:
+        """Of the questions that both runs tell; a run that tells none is left out."""
+        found = {
+            name: _if_told(lines[self.against], own, measure) for name, own in lines.items() if name != self.against
+        }
+        return {name: one for name, one in found.items() if one is not None}
 
 
-def _group(lines: Mapping[str, Sequence[Line]], against: str) -> Group:
-    chance = ChanceLevel()
-    for line in lines[against]:
-        chance.add(format_of(line), line.get("chance"))
-    return Group(
-        num_questions=len(lines[against]),
-        chance=chance.percent({format_of(line) for line in lines[against]}),
-        answers={name: _answers(found) for name, found in lines.items()},
-        accuracy=_differences(lines, against, is_right),
-        other_image=_differences(lines, against, _is_other_image),
-    )
-
-
-def _answers(lines: Sequence[Line]) -> Answers:
-    ratios, even = RunningMean(), RunningMean()
-    for line in lines:
-        if line.get("attention_ratio") is not None:
-            ratios.add(line["attention_ratio"])
-        if line.get("even_ratio") is not None:
-            even.add(line["even_ratio"])
-    return Answers(
-        accuracy=_share(lines, is_right),
-        other_image=_share(lines, _is_other_image),
-        wrong_kind=_share(lines, _is_wrong_kind),
-        num_wrong=sum(not is_right(line) for line in lines),
-        num_other_image=sum(map(_is_other_image, lines)),
-        num_wrong_kind=sum(map(_is_wrong_kind, lines)),
-        attention_ratio=ratios.estimate() if ratios.count else None,
-        even_ratio=even.mean if even.count else None,
-    )
-
-
-def _share(lines: Sequence[Line], told: Told) -> Estimate:
-    """Percent of the lines, an unweighted mean over their formats."""
+def _share(lines: Sequence[Line], told: Sequence[bool | float | None]) -> Estimate | None:
+    """Percent of the lines that tell, an unweighted mean over their formats."""
     by_format: dict[str, list[bool]] = defaultdict(list)
-    for line in lines:
-        by_format[format_of(line)].append(told(line))
+    for line, value in zip(lines, told, strict=True):
+        if value is not None:
+            by_format[format_of(line)].append(bool(value))
+    if not by_format:
+        return None
     return _percent(mean_of_proportions([wilson(sum(found), len(found)) for found in by_format.values()]))
 
 
-def _differences(lines: Mapping[str, Sequence[Line]], against: str, told: Told) -> dict[str, Difference]:
-    return {name: difference(lines[against], found, told) for name, found in lines.items() if name != against}
+def _mean(lines: Sequence[Line], told: Sequence[bool | float | None]) -> Estimate | None:
+    del lines
+    mean = RunningMean()
+    for value in told:
+        if value is not None:
+            mean.add(float(value))
+    return mean.estimate() if mean.count else None
 
 
-def difference(before: Sequence[Line], after: Sequence[Line], told: Told) -> Difference:
-    """What `told` says of two runs' lines of the same questions, in one order."""
+def _if_told(before: Sequence[Line], after: Sequence[Line], measure: Measure) -> Difference | None:
+    told = [
+        (one, other)
+        for one, other in zip(before, after, strict=True)
+        if measure.told(one) is not None and measure.told(other) is not None
+    ]
+    if not told:
+        return None
+    return difference(*zip(*told, strict=True), lambda line: bool(measure.told(line)))
+
+
+def difference(before: Sequence[Line], after: Sequence[Line], told: Callable[[Line], bool]) -> Difference:
+    """Return what `told` says of two runs' lines of the same questions, in one order."""
     pairs = [(told(one), told(other)) for one, other in zip(before, after, strict=True)]
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     changes = [
@@ -212,25 +310,7 @@ def _percent(share: Estimate) -> Estimate:
     return Estimate(value=100 * share.value, low=100 * share.low, high=100 * share.high, count=share.count)
 
 
-def format_of(line: Line) -> str:
-    """The line's format; one without is a single image."""
-    return line["format"] or SINGLE_IMAGE
-
-
 def cluster_of(line: Line) -> str:
-    """Questions about one picture belong together; one whose picture is not known stands for itself."""
+    """Return what questions about one picture share; one whose picture is not known stands for itself."""
     picture = line.get("source_picture")
     return line["id"] if picture is None else f"{line.get('source')}/{picture}"
-
-
-def is_right(line: Line) -> bool:
-    """Whether the answer was correct."""
-    return bool(line["correct"])
-
-
-def _is_other_image(line: Line) -> bool:
-    return line["error_kind"] == "sequence_confusion"
-
-
-def _is_wrong_kind(line: Line) -> bool:
-    return not line["correct"] and wrong_kind(line["prediction"], line["answer"])

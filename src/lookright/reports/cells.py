@@ -4,16 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lookright.common.formats import MULTI_IMAGE, format_title
 from lookright.config.made_by import MadeBy
 from lookright.evaluation.intervals import Estimate
-
-FORMAT_TITLES = {
-    "sequence": "Sequence",
-    "grid_collage": "Grid collage",
-    "pic_in_pic": "Picture in picture",
-    "single_image": "Single image",
-    "multi_image": "Multi-image mean",
-}
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -35,14 +28,9 @@ class Table:
     title: str = ""
 
 
-def format_title(name: str) -> str:
-    """The name of a format as a reader sees it; formats from elsewhere keep their own."""
-    return FORMAT_TITLES.get(name, name)
-
-
 def format_cell(name: str) -> Cell:
     """A row's heading; the mean of formats stands out."""
-    return Cell(text=format_title(name), kind="total" if name == "multi_image" else "")
+    return Cell(text=format_title(name), kind="total" if name == MULTI_IMAGE else "")
 
 
 def with_range(entry: Mapping[str, float] | Estimate, digits: int = 1) -> Cell:

@@ -11,9 +11,9 @@ from lookright.answering.answerer import Answerer
 from lookright.answering.heat import attention_heat
 from lookright.attention.band import one_layer
 from lookright.backbones.loading import load_policy, pick_device, torch_dtype
+from lookright.common.formats import format_order
 from lookright.errors import ConfigError
-from lookright.evaluation.comparison import read_predictions
-from lookright.evaluation.metrics import format_order
+from lookright.evaluation.predictions import read_predictions
 from lookright.evaluation.questions import Questions
 from lookright.records.pictures import Pictures
 from lookright.reports.examples import Example, ShownAnswer
@@ -86,7 +86,7 @@ def answer_of(line: Mapping[str, Any], heat: Any = None) -> ShownAnswer:
         scaled_ratio=line.get("scaled_ratio"),
         confidence=line["confidence"],
         factor=None if line.get("factor", 1.0) == 1.0 else line["factor"],
-        error_kind=line["error_kind"],
+        error_kind=line.get("error_kind"),
         heat=heat,
     )
 

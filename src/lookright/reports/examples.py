@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lookright.common.formats import format_title
 from lookright.records.pictures import Pictures
-from lookright.reports.cells import Cell, format_title, ratio_text, score_line
+from lookright.reports.cells import Cell, ratio_text, score_line
 from lookright.reports.heat import HeatValues
 from lookright.reports.pictures import HeatRows, PictureRow, heat_pictures, prompt_pictures
 from lookright.types import IMAGE_PLACEHOLDER, Preference, Prompt

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookright.common.formats import format_order, format_title
 from lookright.config.made_by import MadeBy
 from lookright.records.pictures import Pictures
-from lookright.reports.cells import Cell, Table, format_title, made_by_entries, score_line
+from lookright.reports.cells import Cell, Table, made_by_entries, score_line
 from lookright.reports.charts import Drawing, histogram
 from lookright.reports.examples import Card, prompt_card
 from lookright.reports.page import render, write_page
@@ -76,7 +77,7 @@ class GenerationReport:
 
     def html(self, made_by: MadeBy | None = None) -> str:
         """The page."""
-        examples = sorted(self._examples.take(), key=lambda one: _order(one.prompt.format))
+        examples = sorted(self._examples.take(), key=lambda one: format_order(one.prompt.format))
         return render(
             "generation",
             figures=self._figures(),
@@ -121,7 +122,9 @@ class GenerationReport:
             "Kept",
             *(_spoken(reason).capitalize() for reason in reasons),
         ]
-        cells = sorted({(name, count) for name, count, _ in self._counts}, key=lambda cell: (_order(cell[0]), cell))
+        cells = sorted(
+            {(name, count) for name, count, _ in self._counts}, key=lambda cell: (format_order(cell[0]), cell)
+        )
         rows = [
             self._row(format_title(name), [(name, count)], reasons, str(count), self._limit(name, count))
             for name, count in cells
@@ -139,7 +142,7 @@ class GenerationReport:
         return "-" if self.threshold is None else f"{self.threshold(format_name, num_images):g}"
 
     def _histograms(self) -> list[Drawing]:
-        names = sorted({name for name, _ in self._bins}, key=_order)
+        names = sorted({name for name, _ in self._bins}, key=format_order)
         return [histogram(format_title(name), self._series(name), self._lines(name)) for name in names]
 
     def _series(self, format_name: str) -> Mapping[str, list[int]]:
@@ -170,8 +173,3 @@ class GenerationReport:
 
 def _spoken(reason: str) -> str:
     return reason.replace("_", " ")
-
-
-def _order(name: str) -> int:
-    known = ["sequence", "grid_collage", "pic_in_pic"]
-    return known.index(name) if name in known else len(known)

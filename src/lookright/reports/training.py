@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookright.common.formats import format_order, format_title
 from lookright.config.made_by import MadeBy
-from lookright.evaluation.metrics import format_order
 from lookright.records.pictures import Pictures
-from lookright.reports.cells import Cell, Table, format_title, made_by_entries, score_line
+from lookright.reports.cells import Cell, Table, made_by_entries, score_line
 from lookright.reports.charts import Curve, Drawing, curves
 from lookright.reports.examples import Card, prompt_card
 from lookright.reports.page import render, write_page

@@ -1,0 +1,97 @@
+"""predictions.jsonl: what is known of each answer, in a line."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lookright.answering.answerer import ScoredAnswer
+from lookright.common.jsonl import read_lines
+from lookright.common.matching import is_correct
+from lookright.composing.companions import companion_answers
+from lookright.config.check import Problems
+from lookright.config.entry import CONFIG_FOLDER
+from lookright.errors import ConfigError
+from lookright.evaluation.groups import Line
+from lookright.evaluation.metric import Metric, Metrics
+
+
+def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
+    """Return one line: question, ground truth, prediction, what is known of it, and what the metrics say.
+
+    Raises ConfigError for a metric that writes a field which another has, or which is no metric's.
+    """
+    prompt, answer = item.prompt, item.answer
+    known = {
+        "id": prompt.id,
+        "format": prompt.format,
+        "num_images": prompt.num_images,
+        "source": prompt.provenance.get("source"),
+        "source_picture": prompt.provenance.get("source_picture"),
+        "ground_truth": prompt.answer,
+        "prediction": answer.text,
+        "correct": is_correct(answer.text, prompt.answer, companion_answers(prompt)),
+        "attention_ratio": item.attention_ratio,
+        "even_ratio": item.even_ratio,
+        "scaled_ratio": item.scaled_ratio,
+        "confidence": answer.confidence,
+        "factor": round(answer.factor, 6),
+    }
+    for name, part in metrics.parts.items():
+        further = part.line(item)
+        taken = sorted(known.keys() & further.keys())
+        if taken:
+            raise ConfigError(f"metrics.{name} writes {taken[0]!r}, which predictions.jsonl holds already; rename it")
+        known |= further
+    return known
+
+
+def read_predictions(folder: str | Path) -> dict[str, Line]:
+    """Return the lines of a run of infer.py by id. Raises ConfigError where there is none."""
+    path = Path(folder) / "predictions.jsonl"
+    lines = {line["id"]: _with_today_names(line) for line in read_lines(path)} if path.is_file() else {}
+    if not lines:
+        raise ConfigError(f"{folder} holds no predictions.jsonl with an answer; name the output of an infer.py run")
+    return lines
+
+
+def build_metrics(problems: Problems) -> Metrics | None:
+    """Return the metrics of a config, fresh; None where one of them is faulty, which `problems` then tells."""
+    nodes = problems.config.metrics or {}
+    built = {name: problems.build(f"metrics.{name}", "all") for name, node in nodes.items() if node is not None}
+    with problems:
+        for name, part in built.items():
+            if part is not None and not isinstance(part, Metric):
+                raise ConfigError(
+                    f"metrics.{name}._target_={nodes[name]['_target_']} is no lookright.evaluation.metric.Metric"
+                )
+        if not built:
+            raise ConfigError("metrics is empty; set metrics=default")
+    return None if None in built.values() else Metrics(parts=built)
+
+
+def default_metrics() -> Metrics:
+    """Return the metrics of `conf/metrics/default.yaml`, fresh."""
+    return _metrics_of(OmegaConf.load(CONFIG_FOLDER / "metrics" / "default.yaml"))
+
+
+def metrics_of_run(folder: str | Path) -> Metrics:
+    """Return the metrics of a run of infer.py, fresh; the default ones where it does not say which."""
+    path = Path(folder) / "config.yaml"
+    nodes = OmegaConf.load(path).get("metrics") if path.is_file() else None
+    return default_metrics() if nodes is None else _metrics_of(nodes)
+
+
+def _metrics_of(nodes: DictConfig) -> Metrics:
+    problems = Problems(OmegaConf.create({"metrics": nodes}))
+    metrics = build_metrics(problems)
+    problems.finish()
+    assert metrics is not None, "what is faulty was raised"
+    return metrics
+
+
+def _with_today_names(line: dict[str, Any]) -> Line:
+    """A line of an earlier version called the ground truth `answer`."""
+    if "ground_truth" not in line and "answer" in line:
+        line["ground_truth"] = line.pop("answer")
+    return line
