@@ -8,6 +8,7 @@ from lookright.backbones.base import Backbone
 from lookright.common.path_map import PathMap
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
+from lookright.records.forms import Forms, given_forms
 from lookright.records.known_ids import KnownIds
 from lookright.records.pictures import Pictures
 from lookright.records.readers import load_prompts
@@ -21,7 +22,7 @@ class Questions:
     """Questions of `path`, one file or several; `limit` keeps the first so many of each file.
 
     Image paths are moved by `path_map` and start from `image_root`, else from each file's folder. `on_bad_record`:
-    `error`, or `skip` and count.
+    `error`, or `skip` and count. `forms` are asked before those of the package whether they can read a row.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Questions:
         limit: int | None = None,
         on_bad_record: OnBadRecord = "error",
         path_map: dict[str, str] | None = None,
+        forms: Forms | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"data.limit={limit}; set 1 or more, or null")
         self.paths = [path] if isinstance(path, str) else list(path)
         self.image_root, self.limit, self.on_bad_record = image_root, limit, on_bad_record
         self.path_map = PathMap(path_map)
+        self.forms = given_forms(forms)
         self.dropped: Counter[str] = Counter()
         self._left_out: set[str] = set()
         self._groups: list[tuple[Pictures, list[Prompt]]] = []
@@ -45,7 +48,7 @@ class Questions:
         """Read and check every question. Raises LookRightError before any weights load."""
         ids = KnownIds()
         for path in self.paths:
-            loaded = load_prompts(path, self.image_root, self.on_bad_record, self.path_map, ids)
+            loaded = load_prompts(path, self.image_root, self.on_bad_record, self.path_map, ids, self.forms)
             self.dropped += loaded.dropped
             bad = BadRecords(self.on_bad_record)
             prompts = []

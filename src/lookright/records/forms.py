@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic
 
 from lookright.common.path_map import PathMap
-from lookright.errors import RecordError
+from lookright.errors import ConfigError, RecordError
 from lookright.records.geometry import INFERRED, Geometry, infer_geometry
 from lookright.records.messages import is_messages, plain_prompt
 from lookright.records.pictures import CheckedPictures, HeldCells, embedded, picture_cells, picture_name
@@ -50,7 +50,10 @@ class Row:
 
 
 class Form(ABC, Generic[RecordType]):
-    """One way to write a row; forms are told apart by their keys, the first that matches reads."""
+    """One way to write a row; forms are told apart by their keys, the first that matches reads.
+
+    `data.forms` names further ones by their `_target_`; they are asked before those of the package.
+    """
 
     title: ClassVar[str]
     keys: ClassVar[str]
@@ -160,6 +163,19 @@ class LlavaPrompt(Form[Prompt]):
         prompt = _prompt(row, question, answer)
         row.counts["further_turns"] += num_turns(row.data) - 1
         return prompt
+
+
+Forms = Mapping[str, Form] | Sequence[Form]
+"""Forms from outside the package, as a config names them: by any name, or as a list."""
+
+
+def given_forms(forms: Forms | None) -> list[Form]:
+    """Return the forms of a config in order. Raises ConfigError for what is none."""
+    named = forms if isinstance(forms, Mapping) else {str(number): form for number, form in enumerate(forms or [])}
+    for name, form in named.items():
+        if form is not None and not isinstance(form, Form):
+            raise ConfigError(f"data.forms.{name} is a {type(form).__name__}, not a lookright.records.forms.Form")
+    return [form for form in named.values() if form is not None]
 
 
 def find_form(data: Any, forms: Sequence[Form], others: Sequence[Form]) -> Form:

@@ -76,14 +76,15 @@ def load_preferences(
     on_bad_record: OnBadRecord = "error",
     path_map: PathMap | None = None,
     ids: KnownIds | None = None,
+    forms: Sequence[Form[Preference]] = (),
 ) -> RecordSet[Preference]:
-    """Preference records as they are, each in the first of `PREFERENCES` that has its keys.
+    """Return preference records, each read by the first of `forms` and `PREFERENCES` that has its keys.
 
     A `.jsonl` or `.json` file, a parquet file, a folder of parquet files, or a folder of `datasets`. Image paths
     are moved by `path_map` and start from `image_root`, else from the file's folder. `ids` are those of files
     loaded before. Raises ConfigError for the file and LookRightError for its records.
     """
-    return _Load(Path(path), image_root, path_map, ids, PREFERENCES, PROMPTS).run(on_bad_record)
+    return _Load(Path(path), image_root, path_map, ids, (*forms, *PREFERENCES), PROMPTS).run(on_bad_record)
 
 
 def load_prompts(
@@ -92,9 +93,10 @@ def load_prompts(
     on_bad_record: OnBadRecord = "error",
     path_map: PathMap | None = None,
     ids: KnownIds | None = None,
+    forms: Sequence[Form[Prompt]] = (),
 ) -> RecordSet[Prompt]:
-    """Prompts with ground truth, each in the first of `PROMPTS` that has its keys; else as `load_preferences`."""
-    return _Load(Path(path), image_root, path_map, ids, PROMPTS, PREFERENCES).run(on_bad_record)
+    """Return prompts with ground truth, read by `forms` and `PROMPTS`; else as `load_preferences`."""
+    return _Load(Path(path), image_root, path_map, ids, (*forms, *PROMPTS), PREFERENCES).run(on_bad_record)
 
 
 class _Load:

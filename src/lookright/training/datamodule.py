@@ -16,6 +16,7 @@ from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.batch import Example
 from lookright.packing.encode import encode_preference, row_length
 from lookright.packing.keys import response_keys
+from lookright.records.forms import Forms, given_forms
 from lookright.records.known_ids import KnownIds
 from lookright.records.pictures import Pictures
 from lookright.records.readers import load_preferences
@@ -70,7 +71,8 @@ class PreferenceData(LightningDataModule):
     `image_root`: where image paths start (default: each file's own folder); `val_fraction`: share held out,
     drawn by a hash of the id, so that it does not depend on order, and rows that share the id of their source fall
     on one side; `formats`: keep only these; `batch_size` in pairs, or `max_tokens` a batch; `on_bad_record`:
-    `error`, or `skip` and count; `path_map`: prefixes of image paths and what stands in their place. An id of ours
+    `error`, or `skip` and count; `path_map`: prefixes of image paths and what stands in their place;
+    `forms`: forms of rows from outside the package, asked before its own. An id of ours
     may come in one file only. Where a Trainer is attached, its ranks share the batches. A record whose picture
     breaks after it was checked is treated by the same rule: it ends the run, or it is missing in its batch.
     """
@@ -88,6 +90,7 @@ class PreferenceData(LightningDataModule):
         on_bad_record: OnBadRecord = "error",
         seed: int = 0,
         path_map: dict[str, str] | None = None,
+        forms: Forms | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= val_fraction < 1:
@@ -99,6 +102,7 @@ class PreferenceData(LightningDataModule):
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.num_workers, self.on_bad_record, self.seed = num_workers, on_bad_record, seed
         self.path_map = PathMap(path_map)
+        self.forms = given_forms(forms)
         self.dropped: Counter[str] = Counter()
         self._left_out: dict[str, LeftOut] = {}
 
@@ -208,7 +212,7 @@ class PreferenceData(LightningDataModule):
         pairs: list[Pair] = []
         ids = KnownIds()
         for name in [path] if isinstance(path, str) else path:
-            loaded = load_preferences(name, self.image_root, self.on_bad_record, self.path_map, ids)
+            loaded = load_preferences(name, self.image_root, self.on_bad_record, self.path_map, ids, self.forms)
             self.dropped += loaded.dropped
             pairs += [(record, loaded.pictures) for record in loaded.records]
         return pairs
