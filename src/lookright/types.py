@@ -1,15 +1,13 @@
 """Plain data that the whole package speaks in. Nothing here computes."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of one picture; x1 and y1 are exclusive."""
 
 Size = tuple[int, int]
 """Width and height in pixels, as PIL gives them."""
-
-FormatName = Literal["sequence", "grid_collage", "pic_in_pic"]
 
 IMAGE_PLACEHOLDER = "<image>"
 """The one placeholder of a stored prompt, one for each picture, in order; a backbone has its own inside."""

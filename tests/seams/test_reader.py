@@ -104,15 +104,21 @@ def test_questions_of_a_form_in_a_search_path(llava_weights: Path, outside: Path
     assert "Quiz" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("forms", ["{mine: {_target_: reader_from_outside.QuizPair}}", None])
+@pytest.mark.parametrize(
+    "forms",
+    [
+        "+data.forms.mine={_target_: reader_from_outside.QuizPair}",
+        "data.forms=[{_target_: reader_from_outside.QuizPair}]",
+        None,
+    ],
+)
 def test_pairs_of_a_form_on_the_command_line(
     forms: str | None, composed: Callable[..., DictConfig], outside: Path, llava: object
 ) -> None:
-
     given = [
         f"data.path={outside / 'pairs.jsonl'}",
         "data.val_fraction=0",
-        *([] if forms is None else [f"data.forms={forms}"]),
+        *([] if forms is None else [forms]),
     ]
     data: PreferenceData = instantiate(composed("train", *given).data, _convert_="all")
     if forms is None:

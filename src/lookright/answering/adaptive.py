@@ -67,7 +67,7 @@ class AdaptiveDecoder(Decoder):
         low, high = (state.confidence.new_tensor(value) for value in (self.alpha_low, self.alpha_high))
         return torch.where(state.confidence < self.threshold, low, high)
 
-    def looking(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[ImageScaling]:
+    def generation_context(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[ImageScaling]:
         """Scale inside generation; beams share their prompt's factors."""
         image = state.image_mask.float()
         if self.scope == "target" and not _known(state).all():
@@ -82,7 +82,7 @@ class AdaptiveDecoder(Decoder):
         )
         return scaled_image_attention(scaling)
 
-    def details(self, state: Prefill, scaling: ImageScaling) -> list[dict[str, Any]]:
+    def answer_fields(self, state: Prefill, scaling: ImageScaling) -> list[dict[str, Any]]:
         """Factor, and the ratios of the scaled row in every layer."""
         masses = torch.stack([scaling.masses[layer] for layer in sorted(scaling.masses)], 1)[:: self.num_beams]
         ratios_BN = (masses[..., TARGET] / masses[..., SOURCES]).tolist()

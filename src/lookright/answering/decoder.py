@@ -100,26 +100,34 @@ class Decoder:
         state.cache.crop(state.input_ids.shape[1] - 1 - state.cache.get_seq_length())
         if self.num_beams > 1:
             state.cache.batch_repeat_interleave(self.num_beams)
-        with self._drawing(key), self.looking(backbone, state) as scaling:
+        with self._drawing(key), self.generation_context(backbone, state) as scaling:
             rows = model.generate(
                 input_ids=state.input_ids,
                 attention_mask=state.attention_mask,
                 generation_config=self._generation_config(backbone),
                 **{CACHE: state.cache},
+                **self.generate_options(backbone, state),
             )
         answers = [_cut(row, backbone) for row in rows[:, state.input_ids.shape[1] :].tolist()]
         return [
             Answer(text=backbone.decode(ids), token_ids=ids, confidence=float(confidence), **details)
-            for ids, confidence, details in zip(answers, state.confidence, self.details(state, scaling), strict=True)
+            for ids, confidence, details in zip(
+                answers, state.confidence, self.answer_fields(state, scaling), strict=True
+            )
         ]
 
-    def looking(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[Any]:
-        """Context in which the answer is generated; plain decoding changes nothing."""
+    def generation_context(self, backbone: Backbone, state: Prefill) -> AbstractContextManager[Any]:
+        """Return the context in which the answer is generated; plain decoding changes nothing."""
         del backbone, state
         return nullcontext()
 
-    def details(self, state: Prefill, scaling: Any) -> list[dict[str, Any]]:
-        """Further fields of each answer."""
+    def generate_options(self, backbone: Backbone, state: Prefill) -> dict[str, Any]:
+        """Return further arguments of transformers' `generate`, such as `logits_processor` or `stopping_criteria`."""
+        del backbone, state
+        return {}
+
+    def answer_fields(self, state: Prefill, scaling: Any) -> list[dict[str, Any]]:
+        """Return further fields of each answer, from what the context gave."""
         del scaling
         return [{} for _ in range(len(state.input_ids))]
 

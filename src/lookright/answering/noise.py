@@ -1,38 +1,39 @@
 """Gaussian noise on the target while the model answers: the sources' hidden help, here an option that is recorded."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from PIL import Image
 
+from lookright.composing.formats.pic_in_pic import PicInPic
 from lookright.errors import ConfigError
 from lookright.types import Prompt
 
-NOISY_PART = {"grid_collage": "target", "pic_in_pic": "picture"}
-"""What the noise falls on: the target's cell, or the whole picture. Source: the released AA-DPO scripts."""
-
 
 class TargetNoise:
-    """Standard deviations in grey levels (0-255) by format; formats that are not named stay clean."""
+    """Standard deviations in grey levels (0-255) by format; formats that are not named stay clean.
 
-    def __init__(self, std: Mapping[str, float]) -> None:
-        unknown = sorted(set(std) - set(NOISY_PART))
-        if unknown or any(value < 0 for value in std.values()):
-            raise ConfigError(f"noise.std={dict(std)}: values >= 0 for {', '.join(NOISY_PART)}")
-        self.std = dict(std)
+    The noise falls on the target's region, in the formats of `whole_picture` on the whole picture that it lies on.
+    Source: the released AA-DPO scripts, for grid_collage and pic_in_pic.
+    """
+
+    def __init__(self, std: Mapping[str, float], whole_picture: Collection[str] = (PicInPic.name,)) -> None:
+        if any(not value >= 0 for value in std.values()):
+            raise ConfigError(f"noise.std={dict(std)}: set a value >= 0 for each format")
+        self.std, self.whole_picture = dict(std), frozenset(whole_picture)
 
     def describe(self, prompt: Prompt) -> dict[str, float | str] | None:
         """What is recorded with the answer; None where the picture stays clean."""
         std = self.std.get(prompt.format, 0.0)
-        return {"std": std, "part": NOISY_PART[prompt.format]} if std else None
+        return {"std": std, "part": "picture" if prompt.format in self.whole_picture else "target"} if std else None
 
     def __call__(self, prompt: Prompt, number: int, picture: Image.Image) -> Image.Image:
         """Picture `number` of the prompt with its noise, the same whenever the prompt is the same."""
         region = prompt.regions[prompt.target]
         if self.describe(prompt) is None or region.picture != number:
             return picture
-        whole = NOISY_PART[prompt.format] == "picture"
+        whole = prompt.format in self.whole_picture
         x0, y0, x1, y1 = (0, 0, *picture.size) if whole else map(round, region.box)
         pixels = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
         seed = int.from_bytes(hashlib.blake2b(prompt.id.encode(), digest_size=8).digest(), "big")

@@ -29,8 +29,10 @@ from lookright.records.readers import BAR_AFTER
 from lookright.records.records import prompt_from_dict, to_dict
 from lookright.records.validate import BadRecords, OnBadRecord
 from lookright.reports.generation import GenerationReport
+from lookright.selection.attention import AttentionSelection
+from lookright.selection.base import Decision
 from lookright.selection.confusion import check_companion_answers
-from lookright.selection.select import merge_shards, rows, select
+from lookright.selection.select import merge_shards, select
 from lookright.types import Prompt
 
 
@@ -174,17 +176,20 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     if workspace.count == 1 and not workspace.answers.is_file():
         raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
-    tally, decisions = select(workspace, parts.pipeline)
-    skipped = _skipped(workspace)
+    rule = parts.pipeline.selection
     report = GenerationReport(
         PictureFolder(workspace.folder),
-        threshold=getattr(parts.pipeline.selection, "threshold", None),
+        threshold=rule.threshold if isinstance(rule, AttentionSelection) else None,
         reasons=parts.pipeline.reasons,
         num_examples=parts.config.report_examples,
     )
-    for prompt, line in rows(workspace):
-        for number, (answer, decision) in enumerate(zip(answers_of(line), decisions[prompt.id], strict=True)):
+
+    def told(prompt: Prompt, answers: list[dict[str, Any]], decisions: list[Decision]) -> None:
+        for number, (answer, decision) in enumerate(zip(answers, decisions, strict=True)):
             report.add(prompt, answer["answer"], decision, number)
+
+    tally = select(workspace, parts.pipeline, told)
+    skipped = _skipped(workspace)
     for reason, count in skipped.items():
         report.add_skipped(reason, count)
     report.write(workspace.folder / "report.html", made_by(parts.config, "generate.py", _data(parts.config)))

@@ -12,13 +12,17 @@ from lookright.backbones.loading import check_adapter, pick_device, torch_dtype
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
 from lookright.composing.formats.base import Composer
+from lookright.composing.plan import format_weights
 from lookright.composing.sources.base import Source, Split
 from lookright.composing.workspace import workspace_of
 from lookright.config.check import Problems
 from lookright.errors import ConfigError
 from lookright.packing.logprobs import check_rows
 from lookright.records.validate import BadRecords
+from lookright.selection.attention import AttentionSelection
+from lookright.selection.base import Selection
 from lookright.selection.pipeline import SelectionPipeline
+from lookright.selection.random import RandomSelection
 
 STAGES = ("compose", "answer", "select")
 
@@ -43,6 +47,8 @@ class GenerationParts:
         if "compose" in self.stages:
             with problems:
                 check_counts(OmegaConf.to_container(config)["num_prompts"], config.formats)
+                if not OmegaConf.is_dict(config.num_prompts) and self.composers:
+                    format_weights(self.composers, OmegaConf.to_container(config)["weights"])
             self.source: Source = problems.build("source")
             self.companions: Callable[[Source, Split], CompanionDrawer] = problems.build("companions")
         if "answer" in self.stages:
@@ -65,6 +71,10 @@ class GenerationParts:
         with problems:
             _check_num_answers(self.config.num_answers, self.decoder)
         self.noise = problems.build("noise")
+        with problems:
+            unknown = sorted(set(getattr(self.noise, "std", ())) - set(config.composers))
+            if unknown:
+                raise ConfigError(f"noise.std.{unknown[0]} is no format; valid: {', '.join(config.composers)}")
         self.backbone: Backbone = problems.build("backbone")
         if self.backbone is not None:
             with problems:
@@ -79,9 +89,15 @@ class GenerationParts:
         filters = [problems.build(f"filters.{name}") for name, node in self.config.filters.items() if node is not None]
         selection = problems.build("selection", "all")
         self.pipeline = SelectionPipeline(selection, filters)
-        rule = getattr(selection, "match", None) or selection
-        if not hasattr(rule, "threshold"):
+        with problems:
+            if selection is not None and not isinstance(selection, Selection):
+                raise ConfigError(
+                    f"selection._target_={self.config.selection['_target_']} is no lookright.selection.base.Selection"
+                )
+        rule = selection.match if isinstance(selection, RandomSelection) else selection
+        if not isinstance(rule, AttentionSelection):
             return
+        rule.adopt(self.composers)
         with problems:
             unknown = sorted(set(rule.thresholds) - set(self.config.composers))
             if unknown:
@@ -119,4 +135,8 @@ def _composers(problems: Problems) -> list[Composer]:
         if unknown or not config.formats:
             raise ConfigError(f"formats={list(config.formats)}: name some of {', '.join(config.composers)}")
     built = [problems.build(f"composers.{name}", "all") for name in config.formats if name in config.composers]
+    for name, composer in zip(config.formats, built, strict=False):
+        with problems:
+            if composer is not None and composer.name != name:
+                raise ConfigError(f"composers.{name} makes the format {composer.name}; name it so in composers, too")
     return [composer for composer in built if composer is not None]

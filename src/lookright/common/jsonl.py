@@ -80,6 +80,34 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield parse_line(line)
 
 
+class LinesById:
+    """Lines of a JSON-lines file by their `id`, read when they are asked for: ids and places alone are held."""
+
+    def __init__(self, path: Path) -> None:
+        self._places: dict[str, int] = {}
+        self._file = path.open("rb")
+        place = 0
+        for line in self._file:
+            if line.strip():
+                self._places[parse_line(line.decode("utf-8", "replace"))["id"]] = place
+            place += len(line)
+
+    def get(self, line_id: str) -> dict[str, Any] | None:
+        """Return the last line with this id, None where there is none."""
+        if line_id not in self._places:
+            return None
+        self._file.seek(self._places[line_id])
+        return parse_line(self._file.readline().decode("utf-8", "replace"))
+
+    def __enter__(self) -> "LinesById":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Lines into a file that is there whole or not at all, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,6 @@ from lookright.composing.sources.base import Source, Split
 from lookright.errors import ConfigError, RecordError
 from lookright.types import Prompt, SourceRow
 
-PAPER_WEIGHTS = {"sequence": 15.1, "grid_collage": 9.3, "pic_in_pic": 4.5, "single_image": 1.0}
-"""Thousands of final pairs of each format for LLaVA-1.5 in AA-DPO; single images are our control."""
 PNG_LEVEL = 1
 """Fast compression; the pixels are exact at any level."""
 
@@ -41,7 +39,8 @@ class PromptPlanner:
 
     Plan `number` depends on the seed, the source, the composers and the number alone. Targets come from
     a seeded permutation of the rows, so none comes twice before all came once. `weights` of the formats
-    are relative (default: shares of the final pairs in AA-DPO). Raises ConfigError.
+    are relative (default: their own, thousands of final pairs for LLaVA-1.5 in AA-DPO; single images are our
+    control). Raises ConfigError.
     """
 
     def __init__(
@@ -60,8 +59,7 @@ class PromptPlanner:
             raise ConfigError(
                 f"source={source.name}, split={split}: {len(self._rows)} rows and {len(composers)} formats"
             )
-        chosen = {name: PAPER_WEIGHTS.get(name, 1.0) for name in self._composers} if weights is None else weights
-        self._weights = normalised_mixture(dict(chosen), list(self._composers), "weights")
+        self._weights = format_weights(composers, weights)
         self._drawer = RandomCompanions(source, split) if drawer is None else drawer
         self._order = lru_cache(maxsize=2)(self._permutation)
         self.skipped: Counter[str] = Counter()
@@ -120,6 +118,21 @@ class PromptPlanner:
     def _hash(self, purpose: str, number: int) -> int:
         text = f"{purpose}/{self._source.name}/{self._split}/{self._seed}/{number}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def format_weights(composers: Sequence[Composer], weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return shares that add up to 1: those of a config, else the formats' own. Raises ConfigError."""
+    names = [composer.name for composer in composers]
+    if weights is None:
+        own = {composer.name: composer.weight for composer in composers}
+        unknown = [name for name, weight in own.items() if weight is None]
+        if unknown and len(names) > 1:
+            raise ConfigError(
+                f"weights is null, and the format {unknown[0]} has no share of its own beside others; "
+                f"set weights={{{', '.join(f'{name}: {weight or 1}' for name, weight in own.items())}}} or the like"
+            )
+        weights = {name: 1.0 if weight is None else weight for name, weight in own.items()}
+    return normalised_mixture(dict(weights), names, "weights")
 
 
 def compose_plan(plan: PromptPlan, source: Source, folder: Path) -> Prompt:

@@ -1,36 +1,36 @@
 """Attention-aware selection: wrong answers given while looking elsewhere."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from lookright.composing.formats.base import Composer
+from lookright.composing.formats.grid_collage import GridCollage
+from lookright.composing.formats.pic_in_pic import PicInPic
+from lookright.composing.formats.sequence import SequenceFormat
 from lookright.errors import ConfigError, RecordError
-from lookright.selection.base import Candidate
+from lookright.selection.base import Candidate, Selection
 
-THRESHOLDS: dict[str, float | dict[int, float]] = {
-    "sequence": {2: 0.8, 3: 0.7, 4: 0.6, 5: 0.6},
-    "grid_collage": {2: 0.7, 3: 0.6, 4: 0.5, 6: 0.4, 9: 0.3},
-    "pic_in_pic": 0.8,
-}
+_PUBLISHED = (SequenceFormat, GridCollage, PicInPic)
+THRESHOLDS: dict[str, float | dict[int, float]] = {one.name: one.thresholds for one in _PUBLISHED}
 """Attention ratio by format and number of source images; one number holds for every count. Source: MIA-DPO."""
+INCLUSIVE = tuple(one.name for one in _PUBLISHED if one.inclusive)
 
 
-class AttentionSelection:
+class AttentionSelection(Selection):
     """Takes an answer whose attention ratio on the target is below its threshold.
 
     `thresholds` maps a format to a number, or to a number for each count of source images; `inclusive`
-    names the formats where a ratio equal to the threshold is taken too (MIA-DPO: sequence only).
-    Raises ConfigError for a threshold outside [0, 1].
+    names the formats where a ratio equal to the threshold is taken too (MIA-DPO: sequence only). A format that is not
+    named may bring a threshold of its own, see `adopt`. Raises ConfigError for a threshold outside [0, 1].
     """
 
     reasons: tuple[str, ...] = ("attention_ratio",)
     needs_attention = True
-    needs_companions = False
-    needs_prepare = False
 
     def __init__(
         self,
         thresholds: Mapping[str, float | Mapping[int, float]] | None = None,
-        inclusive: Collection[str] = ("sequence",),
+        inclusive: Collection[str] = INCLUSIVE,
     ) -> None:
         self.thresholds = {
             name: _limits(name, given) for name, given in (THRESHOLDS if thresholds is None else thresholds).items()
@@ -43,13 +43,21 @@ class AttentionSelection:
             )
         self.inclusive = frozenset(inclusive)
 
+    def adopt(self, composers: Iterable[Composer]) -> None:
+        """Take the thresholds that formats from elsewhere bring themselves where none is set."""
+        for one in composers:
+            # of the published formats a config names all that it wants
+            if one.name not in {**THRESHOLDS, **self.thresholds} and one.thresholds is not None:
+                self.thresholds[one.name] = _limits(one.name, one.thresholds)
+                self.inclusive |= {one.name} if one.inclusive else set()
+
     def threshold(self, format_name: str, num_images: int) -> float:
         """Raises ConfigError, telling what to set, for a format or count without a threshold."""
         limits = self.thresholds.get(format_name)
         if limits is None:
             raise ConfigError(
                 f"selection.thresholds has no format {format_name!r}, only {', '.join(self.thresholds)}; "
-                f"set selection.thresholds.{format_name}"
+                f"set selection.thresholds.{format_name} (with a + before it on the command line)"
             )
         if isinstance(limits, float):
             return limits
@@ -59,9 +67,6 @@ class AttentionSelection:
                 f"{', '.join(map(str, limits))}; set selection.thresholds.{format_name}.{num_images}"
             )
         return limits[num_images]
-
-    def see(self, candidate: Candidate) -> None:
-        """Nothing to learn."""
 
     def keeps(self, candidate: Candidate) -> bool:
         """Raises RecordError (`no_attention_ratio`) where the ratio is missing or not a number."""
@@ -74,11 +79,6 @@ class AttentionSelection:
             )
         limit = self.threshold(candidate.format, candidate.num_images)
         return ratio < limit or (ratio == limit and candidate.format in self.inclusive)
-
-    def drop_reason(self, candidate: Candidate) -> str:
-        """The ratio."""
-        del candidate
-        return self.reasons[0]
 
 
 def _limits(format_name: str, given: float | Mapping[int, float]) -> float | dict[int, float]:

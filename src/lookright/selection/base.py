@@ -1,5 +1,6 @@
 """What selection looks at and what it says."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -35,30 +36,30 @@ class Decision:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Selection(Protocol):
-    """Which wrong answers are taken, before post-selection."""
+class Selection(ABC):
+    """Which wrong answers are taken, before post-selection; a rule of one's own only says what it `keeps`."""
 
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ("not_selected",)
     """Under which its drops are counted, in the order in which they are looked for."""
-    needs_attention: bool
+    needs_attention: bool = False
     """Whether it reads the attention ratio at all."""
-    needs_companions: bool
+    needs_companions: bool = False
     """Whether it reads the answers of the other shown images."""
-    needs_prepare: bool
+    needs_prepare: bool = False
     """Whether it must see every eligible candidate once before it can decide on the first."""
 
     def see(self, candidate: Candidate) -> None:
-        """First pass, called for each candidate that differs from the ground truth and passes post-selection."""
-        ...
+        """Learn in a first pass, called for each candidate that may become a pair, if `needs_prepare`."""
+        del candidate
 
+    @abstractmethod
     def keeps(self, candidate: Candidate) -> bool:
-        """Second pass. Raises RecordError for a candidate without what the rule needs."""
-        ...
+        """Return whether a candidate is taken. Raises RecordError for one without what the rule needs."""
 
     def drop_reason(self, candidate: Candidate) -> str:
-        """Which of `reasons` a candidate that is not kept falls under."""
-        ...
+        """Return which of `reasons` a candidate that is not kept falls under; the first unless overridden."""
+        del candidate
+        return self.reasons[0]
 
 
 @runtime_checkable

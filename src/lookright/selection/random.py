@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from lookright.errors import ConfigError
 from lookright.selection.attention import AttentionSelection
-from lookright.selection.base import Candidate
+from lookright.selection.base import Candidate, Selection
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ Rank = tuple[int, str]
 """Hash and id: a total order that depends on nothing else."""
 
 
-class RandomSelection:
+class RandomSelection(Selection):
     """Draws wrong answers by a hash of seed and id, so order, workers and shards do not matter.
 
     Exactly one of three says how many: `match` draws in each format and number of images as many as that
@@ -76,11 +76,6 @@ class RandomSelection:
             return rank[0] < self.share * 2**64
         cutoff = self._cutoff((candidate.format, candidate.num_images))
         return cutoff is not None and rank <= cutoff
-
-    def drop_reason(self, candidate: Candidate) -> str:
-        """The only one."""
-        del candidate
-        return self.reasons[0]
 
     def _cutoff(self, cell: Cell) -> Rank | None:
         """The last rank that is drawn in a cell."""

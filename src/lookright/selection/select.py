@@ -4,14 +4,14 @@ import heapq
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lookright.answering.answerer import answers_of
 from lookright.common.answers import same_answer
-from lookright.common.jsonl import read_lines, write_atomically
+from lookright.common.jsonl import LinesById, read_lines, write_atomically
 from lookright.composing.companions import companion_answers
 from lookright.composing.workspace import Workspace
 from lookright.errors import LookRightError
@@ -113,15 +113,19 @@ def _merged_answers(workspace: Workspace, order: array, unanswered: set[str]) ->
 
 
 def rows(workspace: Workspace) -> Iterator[Row]:
-    """Prompts with their lines of answers.jsonl, in order. Raises LookRightError where a prompt has no answer."""
-    answers = {line["id"]: line for line in read_lines(workspace.final("answers"))}
+    """Yield prompts with their lines of answers.jsonl, in order; ids alone are held of all.
+
+    Raises LookRightError where a prompt has no answer.
+    """
     skipped = {line["id"] for line in read_lines(workspace.final("skipped"))}
-    for line in read_lines(workspace.final("instructions")):
-        if line["id"] in skipped:
-            continue
-        if line["id"] not in answers:
-            raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to its end first")
-        yield prompt_from_dict(line), answers[line["id"]]
+    with LinesById(workspace.final("answers")) as answers:
+        for line in read_lines(workspace.final("instructions")):
+            if line["id"] in skipped:
+                continue
+            answer = answers.get(line["id"])
+            if answer is None:
+                raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to its end first")
+            yield prompt_from_dict(line), answer
 
 
 def candidates(prompt: Prompt, line: dict[str, Any]) -> list[Candidate]:
@@ -148,22 +152,29 @@ def candidates(prompt: Prompt, line: dict[str, Any]) -> list[Candidate]:
     ]
 
 
-def select(workspace: Workspace, pipeline: SelectionPipeline) -> tuple[Tally, dict[str, list[Decision]]]:
-    """Write preferences.jsonl; returns the counts and, by the prompt's id, the decision on each of its answers."""
+def select(
+    workspace: Workspace,
+    pipeline: SelectionPipeline,
+    told: Callable[[Prompt, list[dict[str, Any]], list[Decision]], None] | None = None,
+) -> Tally:
+    """Write preferences.jsonl; returns the counts.
+
+    `told` hears, prompt by prompt, of its answers and of the decision on each, so that nobody has to hold them all.
+    """
     pipeline.prepare(one for row in rows(workspace) for one in candidates(*row))
     tally = Tally()
-    decisions: dict[str, list[Decision]] = {}
 
     def kept() -> Iterator[str]:
         for prompt, line in rows(workspace):
             decided = [pipeline.decide(one) for one in candidates(prompt, line)]
-            decisions[prompt.id] = decided
             tally.add(prompt, decided)
+            if told is not None:
+                told(prompt, answers_of(line), decided)
             if any(decision.keep for decision in decided):
                 yield to_line(_preference(prompt, line, decided))
 
     write_atomically(workspace.final("preferences"), kept())
-    return tally, decisions
+    return tally
 
 
 def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decision]) -> Preference:

@@ -34,7 +34,7 @@ class Composed:
 
 
 class Composer(ABC):
-    """One multi-image format.
+    """One multi-image format, whose title in reports is its name in words.
 
     `mixture` gives the weight of each number of source images; the weights need not add up to anything.
     Raises ConfigError for a number that the format cannot show.
@@ -46,6 +46,12 @@ class Composer(ABC):
     composer_version: ClassVar[int]
     """Goes up whenever the same seed gives another prompt or other pixels."""
     default_mixture: ClassVar[Mapping[int, float]]
+    weight: ClassVar[float | None] = None
+    """Its share beside other formats where a config sets no `weights`; None: they must be set."""
+    thresholds: ClassVar[float | Mapping[int, float] | None] = None
+    """Attention ratio below which an answer is kept, one or by number of source images; None: a config must set it."""
+    inclusive: ClassVar[bool] = False
+    """Whether a ratio equal to the threshold is kept too."""
 
     def __init__(self, mixture: Mapping[int, float] | None = None) -> None:
         chosen = dict(self.default_mixture if mixture is None else mixture)

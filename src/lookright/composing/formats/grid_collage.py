@@ -30,6 +30,8 @@ class GridCollage(Composer):
     counts = tuple(GRIDS)
     composer_version = 2
     default_mixture: ClassVar = {2: 53, 3: 16, 4: 16, 6: 8, 9: 8}
+    weight = 9.3
+    thresholds: ClassVar = {2: 0.7, 3: 0.6, 4: 0.5, 6: 0.4, 9: 0.3}
 
     def __init__(self, mixture: Mapping[int, float] | None = None, cell_size: int = 448, margin: int = 40) -> None:
         super().__init__(mixture)

@@ -44,6 +44,8 @@ class PicInPic(Composer):
     counts = (2,)
     composer_version = 1
     default_mixture: ClassVar = {2: 1}
+    weight = 4.5
+    thresholds = 0.8
 
     def __init__(self, mixture: Mapping[int, float] | None = None, inset_share: float = 0.7, min_side: int = 0) -> None:
         super().__init__(mixture)

@@ -15,6 +15,9 @@ class SequenceFormat(Composer):
     counts = (2, 3, 4, 5)
     composer_version = 1
     default_mixture: ClassVar = {2: 55, 3: 16, 4: 16, 5: 13}
+    weight = 15.1
+    thresholds: ClassVar = {2: 0.8, 3: 0.7, 4: 0.6, 5: 0.6}
+    inclusive = True
 
     def compose(
         self, target: SourceRow, companions: Sequence[SourceRow], open_picture: OpenPicture, rng: random.Random

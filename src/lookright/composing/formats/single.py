@@ -15,6 +15,7 @@ class SingleImage(Composer):
     counts = (1,)
     composer_version = 1
     default_mixture: ClassVar = {1: 1}
+    weight = 1.0
 
     def compose(
         self, target: SourceRow, companions: Sequence[SourceRow], open_picture: OpenPicture, rng: random.Random
