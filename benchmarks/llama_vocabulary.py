@@ -214,7 +214,7 @@ def _infer(path: Path, file: Path) -> str:
             id=str(n),
             images=names[: prompt.count("<image>")],
             prompt=prompt,
-            answer=answer,
+            ground_truth=answer,
             format="sequence",
             target=0,
             regions=[Region(picture=k, box=(0, 0, *SIZE), source=str(k)) for k in range(prompt.count("<image>"))],

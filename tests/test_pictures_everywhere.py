@@ -89,7 +89,13 @@ def test_the_tokens_of_a_region_see_what_is_in_it(folder: Path, llava: LlavaBack
     """The upper half, in pixels of the upright picture: its tokens are red."""
     region = Region(picture=0, box=(0, 0, 24, 24), source="s")
     record = Prompt(
-        id="q", images=["phone.png"], prompt="<image>\nabove?", answer="red", format="x", target=0, regions=[region]
+        id="q",
+        images=["phone.png"],
+        prompt="<image>\nabove?",
+        ground_truth="red",
+        format="x",
+        target=0,
+        regions=[region],
     )
     (folder / "q.jsonl").write_text(json.dumps(preference(images=["phone.png"])))
     question = encode_question(llava, record, load_preferences(folder / "q.jsonl").pictures)
@@ -106,7 +112,13 @@ def test_a_report_shows_it_upright(folder: Path) -> None:
     assert is_upright(open_picture(pictures, "phone.png"))
     region = Region(picture=0, box=(0, 0, 24, 24), source="s")
     prompt = Prompt(
-        id="q", images=["phone.png"], prompt="<image>\nabove?", answer="red", format="x", target=0, regions=[region]
+        id="q",
+        images=["phone.png"],
+        prompt="<image>\nabove?",
+        ground_truth="red",
+        format="x",
+        target=0,
+        regions=[region],
     )
     (shown,) = prompt_pictures(prompt, pictures).pictures
     assert (shown.width, shown.height) == (24, 48)
@@ -118,6 +130,6 @@ def test_a_picture_that_breaks_a_rule_is_missing_in_a_report(folder: Path) -> No
     Image.new("RGB", (3000, 10)).save(folder / "strip.png")
     pictures = PictureFolder(folder)
     assert open_picture(pictures, "strip.png") is None and open_picture(pictures, "none.png") is None
-    prompt = Prompt(id="q", images=["strip.png"], prompt="<image>", answer="a", format="x", target=0, regions=[])
+    prompt = Prompt(id="q", images=["strip.png"], prompt="<image>", ground_truth="a", format="x", target=0, regions=[])
     (shown,) = prompt_pictures(prompt, pictures).pictures
     assert shown.uri is None and shown.name == "strip.png"

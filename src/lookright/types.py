@@ -53,23 +53,23 @@ class Footprint:
 class Prompt:
     """A composed multi-image question.
 
-    `images` are paths relative to the folder of the file that holds the record; `target` is the
-    0-based index into `regions` of the source image that the question is about; `answer` is the
-    ground truth; `provenance` holds source ids, seed and composer version. `target` and `regions` are None
-    where the geometry of a file from elsewhere is unknown: then there is no attention ratio.
+    `images` are paths relative to the folder of the file that holds the record; `target` is the 0-based index into
+    `regions` of the source image that the question is about; `ground_truth` is the answer that is right; `provenance`
+    holds source ids, seed and composer version. `target` and `regions` are None where the geometry of a file from
+    elsewhere is unknown: then there is no attention ratio.
     """
 
     id: str
     images: list[str]
     prompt: str
-    answer: str
+    ground_truth: str
     format: str
     target: int | None
     regions: list[Region] | None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def num_images(self) -> int:
+    def num_sources(self) -> int:
         """Source images shown, whatever the number of pictures that hold them; the pictures where that is unknown."""
         return len(self.images) if self.regions is None else len(self.regions)
 
@@ -94,6 +94,6 @@ class Preference:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def num_images(self) -> int:
+    def num_sources(self) -> int:
         """Source images shown; the pictures where no region is known."""
         return len(self.images) if self.regions is None else len(self.regions)

@@ -202,7 +202,13 @@ def test_layers_are_checked_against_the_model(
 
 def test_layers_and_targets_are_checked_before_weights_load(llava: LlavaBackbone) -> None:
     known = Prompt(
-        id="q1", images=["a.png"], prompt="<image>\nred?", answer="red", format="sequence", target=0, regions=[REGION]
+        id="q1",
+        images=["a.png"],
+        prompt="<image>\nred?",
+        ground_truth="red",
+        format="sequence",
+        target=0,
+        regions=[REGION],
     )
     with pytest.raises(ConfigError, match="decode.layers=.*6 is not a layer"):
         AdaptiveDecoder(1, layers=[6]).check(llava)

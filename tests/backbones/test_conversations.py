@@ -220,7 +220,7 @@ def test_inference_and_its_heat_maps_see_the_original_conversations(
             id=str(number),
             images=names[: prompt.count("<image>")],
             prompt=prompt,
-            answer=answer,
+            ground_truth=answer,
             format="sequence",
             target=0,
             regions=[

@@ -53,7 +53,7 @@ def test_every_answer_is_written_with_its_own_numbers(several: Path) -> None:
     for line in answers:
         assert len(line["answers"]) == NUM_ANSWERS and set(line) == {"id", "even_ratio", "confidence", "answers"}
         for one in line["answers"]:
-            assert set(one) == {"answer", "num_tokens", "attention_ratio", "perplexity"}
+            assert set(one) == {"prediction", "num_tokens", "attention_ratio", "perplexity"}
             assert one["perplexity"] >= 1 and 0 < one["attention_ratio"] < 1 and one["num_tokens"] == 1
             # of one token it is 1 / p, and no token is likelier than the confidence says
             assert one["perplexity"] >= (1 - 1e-4) / line["confidence"]
@@ -93,14 +93,14 @@ def test_one_row_a_prompt_with_each_different_wrong_answer(several: Path) -> Non
     for line in lines(several / "answers.jsonl"):
         taken: list[dict[str, Any]] = []
         for one in line["answers"]:
-            if same_answer(one["answer"], prompts[line["id"]]["answer"]):
+            if same_answer(one["prediction"], prompts[line["id"]]["ground_truth"]):
                 reasons["same_answer"] += 1
-            elif any(same_answer(one["answer"], earlier["answer"]) for earlier in taken):
+            elif any(same_answer(one["prediction"], earlier["prediction"]) for earlier in taken):
                 reasons["repeated_answer"] += 1
             else:
                 taken.append(one)
         unsure = [one for one in taken if one["perplexity"] > 1.1]
-        spoken = [one for one in unsure if one["answer"].strip()]
+        spoken = [one for one in unsure if one["prediction"].strip()]
         reasons["perplexity"] += len(taken) - len(unsure)
         reasons["length_ratio"] += len(unsure) - len(spoken)
         if spoken:
@@ -108,7 +108,7 @@ def test_one_row_a_prompt_with_each_different_wrong_answer(several: Path) -> Non
     rows = {line["id"]: line for line in lines(several / "preferences.jsonl")}
     assert list(rows) == list(wanted)
     for key, row in rows.items():
-        texts = [one["answer"] for one in wanted[key]]
+        texts = [one["prediction"] for one in wanted[key]]
         assert row["rejected"] == (texts[0] if len(texts) == 1 else texts)
         for name in ("attention_ratio", "perplexity"):
             values = [one[name] for one in wanted[key]]
@@ -161,7 +161,7 @@ def test_another_seed_draws_others(several: Path, again: Run, tmp_path: Path) ->
     again(tmp_path, "stage=compose")
     again(tmp_path, "stage=answer", "decode.sampling.seed=1")
     drawn = [
-        [one["answer"] for line in lines(folder / "answers.jsonl") for one in line["answers"]]
+        [one["prediction"] for line in lines(folder / "answers.jsonl") for one in line["answers"]]
         for folder in (several, tmp_path)
     ]
     assert len(drawn[0]) == len(drawn[1]) and drawn[0] != drawn[1]
@@ -198,12 +198,14 @@ def test_folders_of_earlier_versions_go_on(run: Run, unbroken: Path, tmp_path: P
 
 
 def test_one_line_is_its_own_answer() -> None:
-    line = {"id": "a", "answer": "red", "attention_ratio": 0.5}
+    line = {"id": "a", "prediction": "red", "attention_ratio": 0.5}
     assert answers_of(line) == [line]
-    assert answers_of({"id": "a", "even_ratio": 0.5, "answers": [{"answer": "red"}, {"answer": "blue"}]}) == [
-        {"id": "a", "even_ratio": 0.5, "answer": "red"},
-        {"id": "a", "even_ratio": 0.5, "answer": "blue"},
+    assert answers_of({"id": "a", "even_ratio": 0.5, "answers": [{"prediction": "red"}, {"prediction": "blue"}]}) == [
+        {"id": "a", "even_ratio": 0.5, "prediction": "red"},
+        {"id": "a", "even_ratio": 0.5, "prediction": "blue"},
     ]
+    # lines of earlier versions
+    assert answers_of({"id": "a", "answer": "red"}) == [{"id": "a", "prediction": "red"}]
 
 
 @pytest.mark.parametrize(

@@ -51,20 +51,20 @@ def test_files_agree_with_each_other_and_with_the_summary(unbroken: Path) -> Non
         limit = limit if isinstance(limit, float) else limit[count]
         ratio = answer["attention_ratio"]
         below = ratio <= limit if line["format"] == "sequence" else ratio < limit
-        num_words = len(answer["answer"].split())
+        num_words = len(answer["prediction"].split())
         return (
-            not same_answer(line["answer"], answer["answer"])
+            not same_answer(line["ground_truth"], answer["prediction"])
             and below
             and answer["perplexity"] > 1.1
             and num_words > 0
-            and 0.33 <= len(line["answer"].split()) / num_words <= 3.0
+            and 0.33 <= len(line["ground_truth"].split()) / num_words <= 3.0
         )
 
     # answers of random weights are far from any colour, so the edit distance drops none
     kept = [key for key, line in prompts.items() if selected(line)]
     assert list(preferences) == kept and len(kept) > 0
     for key, pair in preferences.items():
-        assert (pair["chosen"], pair["rejected"]) == (prompts[key]["answer"], answers[key]["answer"])
+        assert (pair["chosen"], pair["rejected"]) == (prompts[key]["ground_truth"], answers[key]["prediction"])
         for shared in ("images", "prompt", "format", "target", "regions", "provenance"):
             assert pair[shared] == prompts[key][shared]
         assert pair["scores"]["attention_ratio"] == answers[key]["attention_ratio"]

@@ -49,7 +49,7 @@ def question(folder: Path, number: int) -> Prompt:
         id=f"q{number}",
         images=names,
         prompt=f"{lead}In Image1, what color is the shape?",
-        answer="red",
+        ground_truth="red",
         format=name,
         target=0,
         regions=regions,
@@ -95,12 +95,14 @@ def test_metrics_against_a_count_by_hand(run: Run, plain: Path, questions_file: 
     right, confused = {"q0", "q1", "q5", "q3", "q7", "q11"}, {"q4", "q2"}
     prompts = []
     for prompt in read_prompts(questions_file):
-        answers = ["red"] + ["blue"] * (prompt.num_images - 1)
+        answers = ["red"] + ["blue"] * (prompt.num_sources - 1)
         if prompt.id in right:
             answers[0] = said[prompt.id]
         elif prompt.id in confused:
             answers[1] = said[prompt.id]
-        prompts.append(replace(prompt, answer=answers[0], provenance=prompt.provenance | {"region_answers": answers}))
+        prompts.append(
+            replace(prompt, ground_truth=answers[0], provenance=prompt.provenance | {"region_answers": answers})
+        )
     (tmp_path / "images").symlink_to(questions_file.parent / "images")
     write_jsonl(tmp_path / "known.jsonl", prompts)
     result = run(tmp_path / "out", f"data.path={tmp_path / 'known.jsonl'}")
@@ -260,7 +262,7 @@ def test_compared_examples_show_all_runs_and_where_two_look(run: Run, plain: Pat
     runs = {"base": plain, "again": plain, "sampled": tmp_path / "sampled"}
     lines = {line["id"]: line for line in predictions(tmp_path / "sampled")}
     examples = compared_examples(runs, "base", "sampled", num_examples=4)
-    assert len(examples) == 4 and all(example.prompt.num_images > 1 for example in examples)
+    assert len(examples) == 4 and all(example.prompt.num_sources > 1 for example in examples)
     for example in examples:
         assert list(example.answers) == ["base", "again", "sampled"] and example.outcome == "both wrong"
         assert example.answers["sampled"].text == lines[example.prompt.id]["prediction"]

@@ -68,7 +68,7 @@ def questions_file(
     known = [
         replace(
             prompt,
-            answer=said["sharp" if number % 3 else "greedy"][prompt.id],
+            ground_truth=said["sharp" if number % 3 else "greedy"][prompt.id],
             provenance={"source": "noise", "split": "train", "source_picture": f"train/{number // 2}"},
         )
         for number, prompt in enumerate(prompts)

@@ -45,6 +45,17 @@ def test_same_question_ignores_spelling_and_equal_answers(painted: MakeSource) -
         assert [row.picture for row in drawer.draw(target, 1, random.Random(seed)).rows] == ["train/2"]
 
 
+def test_another_answer_is_what_selection_and_scoring_call_another(painted: MakeSource) -> None:
+    """ "two" and "2", "a dog" and "dog" are the same answer: none is a companion of the other."""
+    rows = [("0", "How many?", "2"), ("1", "How many?", "two"), ("2", "How many?", "Two."), ("3", "How many?", "3")]
+    source = painted(rows)
+    drawer = SameQuestionCompanions(source, "train")
+    for seed in range(20):
+        assert [row.picture for row in drawer.draw(source.rows("train")[0], 1, random.Random(seed)).rows] == ["train/3"]
+    with pytest.raises(RecordError, match="1 pictures have another answer"):
+        drawer.draw(source.rows("train")[0], 2, random.Random(0))
+
+
 def test_too_few_is_told_or_filled_and_counted(painted: MakeSource) -> None:
     source = painted([*COLOUR, ("3", "What shape?", "round")])
     target = source.rows("train")[0]

@@ -112,7 +112,7 @@ def test_a_composed_plan_is_written_as_it_was_composed(ten_pictures: Source, tmp
         assert re.fullmatch(r"[A-Za-z0-9._-]+", prompt.id)
         assert prompt.images == [f"images/{plan.id}_{n}.png" for n in range(len(prompt.images))]
         assert prompt.prompt.count("<image>") == len(prompt.images)
-        assert prompt.answer == plan.target.answer
+        assert prompt.ground_truth == plan.target.answer
         assert prompt.regions[prompt.target].source == plan.target.id
         again = plan.composer.compose(plan.target, plan.companions, ten_pictures.open, random.Random(plan.compose_seed))
         for name, picture in zip(prompt.images, again.pictures, strict=True):

@@ -74,7 +74,7 @@ def test_an_answer_follows_its_question(llava: LlavaBackbone, loaded: RecordSet)
         id="p",
         images=source.images,
         prompt=source.prompt,
-        answer="red",
+        ground_truth="red",
         format="sequence",
         target=0,
         regions=source.regions,

@@ -81,7 +81,13 @@ def test_prompts_profit_from_what_preferences_left(folder: Path, opened: list[st
     opened.clear()
     region = Region(picture=0, box=(0, 0, 20, 37), source="s")
     prompt = Prompt(
-        id="p", images=["7.jpg"], prompt="<image>what?", answer="a", format="single_image", target=0, regions=[region]
+        id="p",
+        images=["7.jpg"],
+        prompt="<image>what?",
+        ground_truth="a",
+        format="single_image",
+        target=0,
+        regions=[region],
     )
     write_jsonl(folder / "instructions.jsonl", [prompt])
     assert len(load_prompts(folder / "instructions.jsonl").records) == 1 and opened == []

@@ -17,7 +17,7 @@ from lookright.types import Preference, Prompt, Region
 
 REGION = Region(picture=0, box=(0, 0, 4, 2.5), source="s/1")
 PROMPT = Prompt(
-    id="p", images=["a.png"], prompt="<image>\nWhat?", answer="é", format="pic_in_pic", target=0, regions=[REGION]
+    id="p", images=["a.png"], prompt="<image>\nWhat?", ground_truth="é", format="pic_in_pic", target=0, regions=[REGION]
 )
 
 
@@ -60,7 +60,7 @@ def test_one_rejected_answer_is_a_string_and_unknown_geometry_is_left_out() -> N
     [
         (
             {"scroes": {}},
-            "unknown key 'scroes'; valid are id, images, prompt, answer, format, target, regions, provenance",
+            "unknown key 'scroes'; valid are id, images, prompt, ground_truth, format, target, regions, provenance",
         ),
         ({"id": 3}, "id=3 is int, not str"),
         ({"target": True}, "target=True is bool, not int"),
@@ -80,11 +80,18 @@ def test_a_wrong_value_names_its_key(change: dict, message: str) -> None:
 
 def test_a_missing_key_and_a_wrong_kind_are_named() -> None:
     data = to_dict(PROMPT)
-    del data["answer"]
-    with pytest.raises(RecordError, match="'answer' is missing; a prompt needs it"):
+    del data["ground_truth"]
+    with pytest.raises(RecordError, match="'ground_truth' is missing; a prompt needs it"):
         prompt_from_dict(data)
     with pytest.raises(RecordError, match="found list"):
         preference_from_dict([])
+
+
+def test_the_word_of_earlier_versions_for_the_ground_truth_is_read() -> None:
+    old = {"answer" if key == "ground_truth" else key: value for key, value in to_dict(PROMPT).items()}
+    assert prompt_from_dict(old) == PROMPT
+    with pytest.raises(RecordError, match="unknown key 'answer'"):
+        prompt_from_dict(to_dict(PROMPT) | {"answer": "x"})
 
 
 def test_errors_name_file_and_line(tmp_path: Path) -> None:

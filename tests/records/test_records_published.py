@@ -33,7 +33,7 @@ def test_several_pictures_are_a_sequence(tmp_path: Path) -> None:
 def test_one_picture_with_a_number_is_a_collage(tmp_path: Path) -> None:
     """1424 x 976 is the layout of six: the cell of Image5 starts at 488, 488 + 40."""
     found = load_one(tmp_path, "<image>\nIn Image5, what?", [(1424, 976)])
-    assert (found.format, found.target, found.num_images) == ("grid_collage", 4, 6)
+    assert (found.format, found.target, found.num_sources) == ("grid_collage", 4, 6)
     assert found.regions[4].box == (488, 528, 936, 976)
 
 
@@ -90,7 +90,7 @@ def test_llava_rows_are_prompts(tmp_path: Path) -> None:
     (tmp_path / "llava.json").write_text(json.dumps(rows))
     loaded = load_prompts(tmp_path / "llava.json", on_bad_record="skip")
     single, sequence = loaded.records
-    assert (single.prompt, single.answer, single.format) == ("What?\n<image>", "A dog.", "single_image")
+    assert (single.prompt, single.ground_truth, single.format) == ("What?\n<image>", "A dog.", "single_image")
     assert (single.target, single.regions[0].box) == (0, (0, 0, 20, 10))
     assert (sequence.format, sequence.target) == ("sequence", 1)
     assert loaded.dropped == {"placeholders": 1, "no_image": 1}
@@ -108,7 +108,7 @@ def test_the_published_pairs_as_they_are(pairs: Path, caplog: pytest.LogCaptureF
     loaded = load_preferences(pairs, path_map=PathMap({OLD: "new"}))
     records = loaded.records
     assert len(records) == 32 and loaded.dropped == {}
-    counts = Counter((record.format, record.num_images) for record in records)
+    counts = Counter((record.format, record.num_sources) for record in records)
     assert counts == {
         **{("grid_collage", count): 2 for count in GRID},
         **{("sequence", count): 3 for count in range(2, 6)},
@@ -219,7 +219,7 @@ def test_questions_of_aa_dpo(tmp_path: Path) -> None:
     named, unnamed, single = load_prompts(tmp_path / "test.json").records
     assert (named.id, named.format, named.target, named.regions[1].box) == ("1", "sequence", 1, (0, 0, 20, 11))
     assert (unnamed.id, unnamed.format, unnamed.target, unnamed.regions) == ("1#2", "sequence", None, None)
-    assert (unnamed.num_images, unnamed.answer) == (2, "no")
+    assert (unnamed.num_sources, unnamed.ground_truth) == (2, "no")
     assert (single.prompt, single.format, single.target) == ("<image>\nWhat is it?", "single_image", 0)
 
 

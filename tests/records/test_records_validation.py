@@ -150,5 +150,5 @@ def test_prompts_are_checked_alike(folder: Path) -> None:
     data = {key: value for key, value in record().items() if key not in ("chosen", "rejected")} | {"answer": "a dog"}
     path = write(folder, data, data | {"id": "r2", "answer": ""}, data | {"id": "r3", "target": 5})
     loaded = load_prompts(path, on_bad_record="skip")
-    assert [item.answer for item in loaded.records] == ["a dog"]
+    assert [item.ground_truth for item in loaded.records] == ["a dog"]
     assert loaded.dropped == {"empty_answer": 1, "target": 1}

@@ -147,7 +147,13 @@ def portrait(tmp_path: Path) -> Prompt:
     picture_of((100, 200)).save(tmp_path / "one.png")
     regions = [Region(picture=0, box=box, source="s") for box in ((10, 20, 60, 80), (0, 0, 100, 200))]
     return Prompt(
-        id="x", images=["one.png"], prompt="<image>\nWhat?", answer="a", format="pic_in_pic", target=0, regions=regions
+        id="x",
+        images=["one.png"],
+        prompt="<image>\nWhat?",
+        ground_truth="a",
+        format="pic_in_pic",
+        target=0,
+        regions=regions,
     )
 
 

@@ -78,7 +78,7 @@ def make_prompt(folder: Path, index: int = 0, format_name: str = "sequence") -> 
         id=f"{format_name}-{index}",
         images=names,
         prompt=f"{placeholders}In Image2, what is {NASTY}?",
-        answer="circle",
+        ground_truth="circle",
         format=format_name,
         target=1,
         regions=regions,

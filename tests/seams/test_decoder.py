@@ -42,7 +42,7 @@ YAML = "_target_: from_outside.Without\nforbidden: []\nmax_new_tokens: 3\n"
 
 
 def answers(folder: Path) -> dict[str, str]:
-    return {line["id"]: line["answer"] for line in map(json.loads, (folder / "answers.jsonl").open())}
+    return {line["id"]: line["prediction"] for line in map(json.loads, (folder / "answers.jsonl").open())}
 
 
 def test_answers_avoid_what_the_decoder_forbids(

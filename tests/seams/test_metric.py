@@ -82,7 +82,7 @@ def questions(tmp_path: Path) -> Path:
                 id=f"q{number}",
                 images=[name],
                 prompt="<image>\nIn Image1, what color is the shape?",
-                answer="red",
+                ground_truth="red",
                 format="grid_collage" if several else "single_image",
                 target=0,
                 regions=[Region(picture=0, box=(x, 0, x + width, 16), source=f"{x}") for x in range(0, 40, width)],

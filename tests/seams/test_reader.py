@@ -37,7 +37,7 @@ class QuizPrompt(Form[Prompt]):
             raise RecordError("malformed", "quiz is a text")
         return Prompt(
             id=row.id, images=row.images(), prompt=f"<image>\\n{row.data['quiz']}",
-            TRUTH=row.data["solution"], format="quiz", target=None, regions=None,
+            ground_truth=row.data["solution"], format="quiz", target=None, regions=None,
         )
 
 
@@ -62,7 +62,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A module, its YAML, three pictures, and rows about them."""
     folder = tmp_path / "outside"
     (folder / "conf" / "data" / "forms").mkdir(parents=True)
-    (folder / "reader_from_outside.py").write_text(MODULE.replace("TRUTH", "answer"))
+    (folder / "reader_from_outside.py").write_text(MODULE)
     (folder / "conf" / "data" / "forms" / "quiz.yaml").write_text("quiz:\n  _target_: reader_from_outside.QuizPrompt\n")
     monkeypatch.syspath_prepend(str(folder))
     rows = []
@@ -108,6 +108,7 @@ def test_questions_of_a_form_in_a_search_path(llava_weights: Path, outside: Path
     "forms",
     [
         "+data.forms.mine={_target_: reader_from_outside.QuizPair}",
+        "data.forms={mine: {_target_: reader_from_outside.QuizPair}}",
         "data.forms=[{_target_: reader_from_outside.QuizPair}]",
         None,
     ],

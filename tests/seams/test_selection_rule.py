@@ -74,9 +74,9 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def wrong_answers(folder: Path) -> dict[str, dict]:
-    truth = {line["id"]: line["answer"] for line in lines_of(folder / "instructions.jsonl")}
+    truth = {line["id"]: line["ground_truth"] for line in lines_of(folder / "instructions.jsonl")}
     found = {line["id"]: line for line in lines_of(folder / "answers.jsonl")}
-    return {key: line for key, line in found.items() if not same_answer(line["answer"], truth[key])}
+    return {key: line for key, line in found.items() if not same_answer(line["prediction"], truth[key])}
 
 
 def test_a_rule_decides(
@@ -104,7 +104,7 @@ def test_a_rule_with_a_first_pass_and_a_filter(
     wrong = wrong_answers(tmp_path / "out")
 
     def vowels(line: dict) -> float:
-        text = line["answer"]
+        text = line["prediction"]
         return sum(letter in "aeiou" for letter in text) / max(len(text), 1)
 
     eligible = {key: line["perplexity"] for key, line in wrong.items() if vowels(line) < 0.5}

@@ -11,7 +11,7 @@ from lookright.selection.base import Candidate, Selection
 
 def candidate(format_name: str, num_images: int, ratio: float | None) -> Candidate:
     return Candidate(
-        id="q1", format=format_name, num_images=num_images, chosen="circle", rejected="square", attention_ratio=ratio
+        id="q1", format=format_name, num_sources=num_images, chosen="circle", rejected="square", attention_ratio=ratio
     )
 
 

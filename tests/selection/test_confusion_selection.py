@@ -16,7 +16,7 @@ from tests.selection.test_random_selection import FILTERS, kept, pool
 CONFUSED = Candidate(
     id="q1",
     format="sequence",
-    num_images=3,
+    num_sources=3,
     chosen="red circle",
     rejected="blue square",
     attention_ratio=0.2,
@@ -68,7 +68,7 @@ def test_random_control_of_as_many_pairs() -> None:
     assert rule.needs_companions and rule.needs_attention
 
     def cells(found: list[Candidate]) -> Counter:
-        return Counter((one.format, one.num_images) for one in found)
+        return Counter((one.format, one.num_sources) for one in found)
 
     wanted = cells(kept(SelectionPipeline(ConfusionSelection(), FILTERS), candidates))
     assert cells(kept(SelectionPipeline(rule, FILTERS), candidates)) == wanted

@@ -15,7 +15,7 @@ from lookright.selection.post import EditDistanceFilter, LengthRatioFilter, Perp
 from lookright.selection.random import RandomSelection
 
 GOOD = Candidate(
-    id="q1", format="sequence", num_images=2, chosen="circle", rejected="square", attention_ratio=0.2, perplexity=1.5
+    id="q1", format="sequence", num_sources=2, chosen="circle", rejected="square", attention_ratio=0.2, perplexity=1.5
 )
 
 

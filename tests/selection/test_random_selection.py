@@ -26,7 +26,7 @@ def pool(size: int = 600) -> list[Candidate]:
             Candidate(
                 id=f"q{index}",
                 format=format_name,
-                num_images=num_images,
+                num_sources=num_images,
                 chosen="circle",
                 rejected=rng.choice(["square", "Circle.", "one two three four five"]),
                 attention_ratio=rng.random(),
@@ -42,7 +42,7 @@ def kept(pipeline: SelectionPipeline, candidates: Sequence[Candidate]) -> list[C
 
 
 def cells(candidates: Sequence[Candidate]) -> Counter:
-    return Counter((one.format, one.num_images) for one in candidates)
+    return Counter((one.format, one.num_sources) for one in candidates)
 
 
 FILTERS = (PerplexityFilter(), LengthRatioFilter())
@@ -88,7 +88,7 @@ def test_exact_count_in_each_cell_or_all_there_are(caplog: pytest.LogCaptureFixt
 def test_share_is_near_and_needs_no_first_pass() -> None:
     rule = RandomSelection(share=0.25)
     assert not rule.needs_prepare and not rule.needs_attention
-    candidates = [Candidate(id=str(i), format="sequence", num_images=2, chosen="a", rejected="b") for i in range(4000)]
+    candidates = [Candidate(id=str(i), format="sequence", num_sources=2, chosen="a", rejected="b") for i in range(4000)]
     # Standard deviation sqrt(4000 * 0.25 * 0.75) = 27; four of them.
     assert abs(sum(rule.keeps(one) for one in candidates) - 1000) < 110
 

@@ -48,7 +48,7 @@ class ScoredAnswer:
         noise = {} if self.noise is None else {"noise": self.noise}
         return noise | {
             "id": self.prompt.id,
-            "answer": self.answer.text,
+            "prediction": self.answer.text,
             "num_tokens": len(self.answer.token_ids),
             "attention_ratio": self.attention_ratio,
             "even_ratio": self.even_ratio,
@@ -57,7 +57,7 @@ class ScoredAnswer:
         }
 
 
-OF_EACH = ("answer", "num_tokens", "attention_ratio", "perplexity")
+OF_EACH = ("prediction", "num_tokens", "attention_ratio", "perplexity")
 """What the answers to one prompt do not share, in a line of answers.jsonl."""
 
 
@@ -71,7 +71,9 @@ def several_line(items: Sequence[ScoredAnswer]) -> dict[str, Any]:
 def answers_of(line: dict[str, Any]) -> list[dict[str, Any]]:
     """The answers of a line of answers.jsonl, each as a line with one answer has it: the inverse of `several_line`."""
     shared = {key: value for key, value in line.items() if key != "answers"}
-    return [shared | one for one in line["answers"]] if "answers" in line else [line]
+    lines = [shared | one for one in line["answers"]] if "answers" in line else [line]
+    # earlier versions called the prediction `answer`
+    return [{"prediction" if key == "answer" else key: value for key, value in one.items()} for one in lines]
 
 
 class NoisyPictures:

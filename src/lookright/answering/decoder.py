@@ -1,6 +1,5 @@
 """Answering a batch of prompts: one prefill, then transformers' own generation on its cache."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from transformers import GenerationConfig
 from lookright.answering.prefill import Prefill, prefill
 from lookright.backbones.base import CACHE, Backbone
 from lookright.backbones.loading import bare_model
+from lookright.common.hashing import stable_hash
 from lookright.errors import ConfigError
 from lookright.packing.question import DecoderInput
 from lookright.types import Prompt
@@ -138,8 +138,7 @@ class Decoder:
             yield
             return
         with torch.random.fork_rng():
-            digest = hashlib.blake2b(f"{self.sampling.seed}/".encode() + key, digest_size=7).digest()
-            torch.manual_seed(int.from_bytes(digest, "big"))
+            torch.manual_seed(stable_hash(f"{self.sampling.seed}/".encode() + key, 7))
             yield
 
     def _generation_config(self, backbone: Backbone) -> GenerationConfig:

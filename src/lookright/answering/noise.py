@@ -1,11 +1,11 @@
 """Gaussian noise on the target while the model answers: the sources' hidden help, here an option that is recorded."""
 
-import hashlib
 from collections.abc import Collection, Mapping
 
 import numpy as np
 from PIL import Image
 
+from lookright.common.hashing import stable_hash
 from lookright.composing.formats.pic_in_pic import PicInPic
 from lookright.errors import ConfigError
 from lookright.types import Prompt
@@ -36,7 +36,7 @@ class TargetNoise:
         whole = prompt.format in self.whole_picture
         x0, y0, x1, y1 = (0, 0, *picture.size) if whole else map(round, region.box)
         pixels = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
-        seed = int.from_bytes(hashlib.blake2b(prompt.id.encode(), digest_size=8).digest(), "big")
-        noise = np.random.default_rng(seed).normal(0.0, self.std[prompt.format], (y1 - y0, x1 - x0, 3))
+        generator = np.random.default_rng(stable_hash(prompt.id))
+        noise = generator.normal(0.0, self.std[prompt.format], (y1 - y0, x1 - x0, 3))
         pixels[y0:y1, x0:x1] += noise
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -186,7 +186,7 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
 
     def told(prompt: Prompt, answers: list[dict[str, Any]], decisions: list[Decision]) -> None:
         for number, (answer, decision) in enumerate(zip(answers, decisions, strict=True)):
-            report.add(prompt, answer["answer"], decision, number)
+            report.add(prompt, answer["prediction"], decision, number)
 
     tally = select(workspace, parts.pipeline, told)
     skipped = _skipped(workspace)

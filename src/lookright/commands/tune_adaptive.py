@@ -142,7 +142,7 @@ def _answered(
                     "source": prompt.provenance.get("source"),
                     "source_picture": prompt.provenance.get("source_picture"),
                     "confidence": answers[0].confidence,
-                    "right": [is_correct(answer.text, prompt.answer, others) for answer in answers],
+                    "right": [is_correct(answer.text, prompt.ground_truth, others) for answer in answers],
                 }
 
 

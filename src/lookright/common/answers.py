@@ -41,8 +41,12 @@ def same_answer(one: str, other: str) -> bool:
 
     Answers without any word (only signs) are compared as they are, spaces around them aside.
     """
-    left, right = normal_words(one), normal_words(other)
-    return left == right if left or right else one.strip() == other.strip()
+    return answer_key(one) == answer_key(other)
+
+
+def answer_key(text: str) -> tuple[str, ...]:
+    """Return what two texts share that are the same answer, see `same_answer`."""
+    return tuple(normal_words(text)) or ("", text.strip())
 
 
 def edit_distance(one: str, other: str) -> int:

@@ -85,12 +85,13 @@ class LinesById:
 
     def __init__(self, path: Path) -> None:
         self._places: dict[str, int] = {}
+        with path.open("rb") as file:
+            place = 0
+            for line in file:
+                if line.strip():
+                    self._places[parse_line(line.decode("utf-8", "replace"))["id"]] = place
+                place += len(line)
         self._file = path.open("rb")
-        place = 0
-        for line in self._file:
-            if line.strip():
-                self._places[parse_line(line.decode("utf-8", "replace"))["id"]] = place
-            place += len(line)
 
     def get(self, line_id: str) -> dict[str, Any] | None:
         """Return the last line with this id, None where there is none."""

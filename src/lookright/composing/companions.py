@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Literal, get_args
 
-from lookright.composing.sources.base import Source, Split, normalise
+from lookright.common.answers import answer_key, same_answer
+from lookright.composing.sources.base import Source, Split
 from lookright.errors import ConfigError, RecordError
 from lookright.types import Prompt, SourceRow
 
@@ -138,12 +139,12 @@ class CompanionDrawer(ABC):
         for position in self._pools[pool_name].questions.get(key, ()):
             row = self._rows[position]
             known = self._rows[by_picture.setdefault(row.picture, position)]
-            if normalise(known.answer) != normalise(row.answer):
+            if not same_answer(known.answer, row.answer):
                 ambiguous.add(row.picture)
-        by_answer: dict[str, list[int]] = {}
+        by_answer: dict[tuple[str, ...], list[int]] = {}
         for picture, position in by_picture.items():
             if picture not in ambiguous:
-                by_answer.setdefault(normalise(self._rows[position].answer), []).append(position)
+                by_answer.setdefault(answer_key(self._rows[position].answer), []).append(position)
         return _Question(by_picture=by_picture, by_answer=list(by_answer.values()))
 
 
@@ -181,8 +182,7 @@ class SameQuestionCompanions(CompanionDrawer):
         """
         question = self._question(self._pool_name(target), self._source.question_key(target))
         drawn = rng.sample(question.by_answer, min(len(question.by_answer), num_rows + 1))
-        own = normalise(target.answer)
-        others = [rows for rows in drawn if normalise(self._rows[rows[0]].answer) != own][:num_rows]
+        others = [rows for rows in drawn if not same_answer(self._rows[rows[0]].answer, target.answer)][:num_rows]
         piles = [rng.sample(rows, min(len(rows), num_rows)) for rows in others]
         turns = [self._rows[pile[turn]] for turn in range(num_rows) for pile in piles if turn < len(pile)]
         return turns[:num_rows]

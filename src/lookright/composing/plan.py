@@ -1,6 +1,5 @@
 """Which prompts are made: a pure function of seed and number, so any sharding gives the same union."""
 
-import hashlib
 import random
 import re
 from array import array
@@ -11,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lookright.common.hashing import stable_hash
 from lookright.composing.companions import CompanionDrawer, RandomCompanions
 from lookright.composing.formats.base import Composer, normalised_mixture
 from lookright.composing.sources.base import Source, Split
@@ -77,8 +77,8 @@ class PromptPlanner:
             )
         drawn = self._drawer.draw(target, count - 1, rng)
         rows = [target, *drawn.rows]
-        digest = hashlib.blake2b("\n".join(row.id for row in rows).encode(), digest_size=4).hexdigest()
-        stem = f"{self._source.name}-{self._split}-{composer.name}-s{self._seed}-{number:06d}-{digest}"
+        shown = stable_hash("\n".join(row.id for row in rows), 4)
+        stem = f"{self._source.name}-{self._split}-{composer.name}-s{self._seed}-{number:06d}-{shown:08x}"
         return PromptPlan(
             number=number,
             id=re.sub(r"[^A-Za-z0-9._-]", "_", stem),
@@ -116,8 +116,7 @@ class PromptPlanner:
         return order
 
     def _hash(self, purpose: str, number: int) -> int:
-        text = f"{purpose}/{self._source.name}/{self._split}/{self._seed}/{number}"
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        return stable_hash(f"{purpose}/{self._source.name}/{self._split}/{self._seed}/{number}")
 
 
 def format_weights(composers: Sequence[Composer], weights: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -156,7 +155,7 @@ def compose_plan(plan: PromptPlan, source: Source, folder: Path) -> Prompt:
         id=plan.id,
         images=images,
         prompt=composed.prompt,
-        answer=plan.target.answer,
+        ground_truth=plan.target.answer,
         format=plan.composer.name,
         target=composed.target,
         regions=composed.regions,

@@ -156,4 +156,4 @@ def chance(prompt: Prompt) -> float | None:
     answers = prompt.provenance.get("region_answers") or []
     if len(answers) < 2 or None in answers:
         return None
-    return sum(same_answer(answer, prompt.answer) for answer in answers) / len(answers)
+    return sum(same_answer(answer, prompt.ground_truth) for answer in answers) / len(answers)

@@ -1,6 +1,5 @@
 """Which setting of adaptive decoding is taken: chosen on half of the questions, and judged by the others."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from lookright.answering.adaptive_grid import PUBLISHED, Arm, Setting, right_answers
+from lookright.common.hashing import stable_hash
 from lookright.errors import ConfigError
 from lookright.evaluation.comparison import Difference, cluster_of, difference
 from lookright.evaluation.groups import Line, format_of, is_right
@@ -99,7 +99,7 @@ def split_in_halves(lines: Sequence[Line], seed: int = 0) -> tuple[Half, Half]:
             "confirm: set data.path to questions about two pictures or more"
         )
     halves: tuple[list[int], list[int]] = ([], [])
-    for name in sorted(clusters, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()):
+    for name in sorted(clusters, key=lambda name: stable_hash(f"{seed}/{name}")):
         min(halves, key=len).extend(clusters[name])
     return halves
 

@@ -108,7 +108,7 @@ class ErrorKinds(Metric):
 
     def line(self, item: ScoredAnswer) -> dict[str, Any]:
         """See `Metric.line`; None where the answer is right, or not to be judged."""
-        text, truth, others = item.answer.text, item.prompt.answer, companion_answers(item.prompt)
+        text, truth, others = item.answer.text, item.prompt.ground_truth, companion_answers(item.prompt)
         return {"error_kind": None if is_correct(text, truth, others) else error_kind(text, truth, others)}
 
     def add(self, line: Line) -> None:

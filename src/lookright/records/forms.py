@@ -79,7 +79,7 @@ class OwnPreference(Form[Preference]):
 
     def matches(self, data: dict[str, Any]) -> bool:
         """See `Form.matches`."""
-        return _is_own(data, Preference) and "answer" not in data
+        return _is_own(data, Preference) and not {"answer", "ground_truth"} & data.keys()
 
     def read(self, row: Row) -> Preference:
         """See `Form.read`."""
@@ -90,7 +90,7 @@ class OwnPrompt(Form[Prompt]):
     """`instructions.jsonl` of this package; an unknown key is an error."""
 
     title = "prompts of this package"
-    keys = "id, images, prompt, answer, format, target, regions, with or without provenance"
+    keys = "id, images, prompt, ground_truth, format, target, regions, with or without provenance"
     may_repeat_ids = False
 
     def matches(self, data: dict[str, Any]) -> bool:
@@ -133,17 +133,19 @@ class PublishedPrompt(Form[Prompt]):
     """Test questions of AA-DPO; further keys, as `image_url`, are not read."""
 
     title = "test questions of AA-DPO"
-    keys = "id, image (a path or a list of them), prompt, answer"
+    keys = "id, image (a path or a list of them), prompt, answer or ground_truth"
 
     def matches(self, data: dict[str, Any]) -> bool:
         """See `Form.matches`."""
-        return "prompt" in data and "answer" in data and bool({"image", "images"} & data.keys())
+        has_truth = bool({"answer", "ground_truth"} & data.keys())
+        return "prompt" in data and has_truth and bool({"image", "images"} & data.keys())
 
     def read(self, row: Row) -> Prompt:
         """See `Form.read`."""
-        texts = [row.data[key] for key in ("prompt", "answer")]
+        truth = "ground_truth" if "ground_truth" in row.data else "answer"
+        texts = [row.data[key] for key in ("prompt", truth)]
         if not all(isinstance(text, str) for text in texts):
-            raise RecordError("malformed", "prompt and answer are texts")
+            raise RecordError("malformed", f"prompt and {truth} are texts")
         return _prompt(row, *texts)
 
 
@@ -206,7 +208,7 @@ def _wrong_kind(form: Form) -> str:
         return "a LLaVA row (`conversations`) is a prompt, not a preference: use source=llava_json"
     if isinstance(form, OwnPrompt | PublishedPrompt):
         return f"{form.title} are prompts, not pairs with chosen and rejected: use them with infer.py"
-    return f"{form.title} ({form.keys}) are pairs to train on: a prompt has an answer in place of chosen and rejected"
+    return f"{form.title} ({form.keys}) are pairs to train on: a prompt has a ground truth, not chosen and rejected"
 
 
 def _is_own(data: dict[str, Any], kind: type[Record]) -> bool:
@@ -245,14 +247,14 @@ def _published(row: Row, text: str) -> tuple[str, list[str], Geometry | None, di
     return prompt, images, row_geometry(prompt, images, row.pictures), provenance
 
 
-def _prompt(row: Row, text: str, answer: str) -> Prompt:
+def _prompt(row: Row, text: str, ground_truth: str) -> Prompt:
     prompt, images, geometry, provenance = _published(row, text)
     known = _fields(geometry)
     return Prompt(
         id=row.id,
         images=images,
         prompt=prompt,
-        answer=answer,
+        ground_truth=ground_truth,
         format=known["format"] or "unknown",
         target=known["target"],
         regions=known["regions"],

@@ -23,7 +23,12 @@ def to_dict(record: Record) -> dict[str, Any]:
 
 
 def prompt_from_dict(data: Any) -> Prompt:
-    """The inverse of `to_dict`. Raises RecordError (reason `malformed`) naming the key."""
+    """Return the inverse of `to_dict`; earlier versions called the ground truth `answer`.
+
+    Raises RecordError (reason `malformed`) naming the key.
+    """
+    if isinstance(data, dict) and "answer" in data and "ground_truth" not in data:
+        data = {"ground_truth" if key == "answer" else key: value for key, value in data.items()}
     return Prompt(**_checked(data, Prompt))
 
 
@@ -99,7 +104,7 @@ _TYPES: dict[str, type] = {
     "id": str,
     "images": list,
     "prompt": str,
-    "answer": str,
+    "ground_truth": str,
     "chosen": str,
     "rejected": list,
     "format": str,

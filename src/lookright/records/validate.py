@@ -102,11 +102,11 @@ def _check_texts(record: Record) -> None:
         raise RecordError("empty_prompt", "the prompt holds no text")
     answers = _answers(record)
     if not all(answer.strip() for answer in answers) or len(answers) < 1 + isinstance(record, Preference):
-        name = "chosen or rejected" if isinstance(record, Preference) else "answer"
+        name = "chosen or rejected" if isinstance(record, Preference) else "ground_truth"
         raise RecordError("empty_answer", f"{name} is empty")
     if isinstance(record, Preference) and record.chosen.strip() in (text.strip() for text in record.rejected):
         raise RecordError("chosen_equals_rejected", f"chosen and rejected are the same: {record.chosen.strip()[:80]!r}")
 
 
 def _answers(record: Record) -> list[str]:
-    return [record.chosen, *record.rejected] if isinstance(record, Preference) else [record.answer]
+    return [record.chosen, *record.rejected] if isinstance(record, Preference) else [record.ground_truth]

@@ -66,7 +66,7 @@ def draw_evenly(
     for place in places:
         prompt = place[1]
         # a question whose picture broke after its check has no answer
-        if prompt.num_images > 1 and prompt.id in before:
+        if prompt.num_sources > 1 and prompt.id in before:
             outcome = (prompt.format, before[prompt.id]["correct"], after[prompt.id]["correct"])
             drawn.add(outcome, prompt.id, place)
     return sorted(drawn.take(), key=lambda place: format_order(place[1].format))

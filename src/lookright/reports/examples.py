@@ -64,8 +64,8 @@ def prompt_card(
     heat: HeatRows | None = None,
 ) -> Card:
     """A card about one prompt; `pictures` opens what it names."""
-    plural = "" if prompt.num_images == 1 else "s"
-    kind = Cell(text=f"{format_title(prompt.format or 'Format not known')}, {prompt.num_images} image{plural}")
+    plural = "" if prompt.num_sources == 1 else "s"
+    kind = Cell(text=f"{format_title(prompt.format or 'Format not known')}, {prompt.num_sources} image{plural}")
     return Card(
         chips=[kind, *chips],
         id=prompt.id,
@@ -82,7 +82,7 @@ def example_card(example: Example) -> Card:
     prompt, answers = example.prompt, example.answers
     seen = {name: answer.heat for name, answer in answers.items() if answer.heat is not None}
     heat = heat_pictures(prompt, example.pictures, seen) if seen else None
-    entries = [("Ground truth", Cell(text=prompt.answer)), *((name, _said(one)) for name, one in answers.items())]
+    entries = [("Ground truth", Cell(text=prompt.ground_truth)), *((name, _said(one)) for name, one in answers.items())]
     chips, scores = (
         [Cell(text=example.outcome)] if example.outcome else [],
         score_line({"even_ratio": example.even_ratio}),

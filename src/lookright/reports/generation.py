@@ -31,7 +31,7 @@ class _Example:
 class GenerationReport:
     """Collects a run's answers one by one and writes `report.html`; memory does not grow with their number.
 
-    `pictures` opens what the prompts name. `threshold(format, num_images)` gives the attention
+    `pictures` opens what the prompts name. `threshold(format, num_sources)` gives the attention
     threshold to draw (None: no attention rule). `reasons` is the order of the drop reasons in the table.
     `num_examples` cards are shown, spread over formats and outcomes, the same ones every time.
     """
@@ -61,7 +61,7 @@ class GenerationReport:
         if decision.keep and prompt.id != self._last_with_pair:
             self._num_with_pair += 1
             self._last_with_pair = prompt.id
-        self._counts[prompt.format, prompt.num_images, decision.reason] += 1
+        self._counts[prompt.format, prompt.num_sources, decision.reason] += 1
         ratio = decision.scores.get("attention_ratio")
         if ratio is not None and ratio == ratio:
             outcome = "kept" if decision.keep else "right" if decision.reason == SAME_ANSWER else "dropped"
@@ -133,13 +133,13 @@ class GenerationReport:
         return Table(head=head, rows=rows)
 
     def _row(
-        self, label: Cell | str, cells: Sequence[tuple[str, int]], reasons: Sequence[str], num_images: str, limit: str
+        self, label: Cell | str, cells: Sequence[tuple[str, int]], reasons: Sequence[str], num_sources: str, limit: str
     ) -> list[Cell | str]:
         counts = [sum(self._counts[(*cell, reason)] for cell in cells) for reason in (None, *reasons)]
-        return [label, num_images, limit, *(f"{count:,}" for count in (sum(counts), *counts))]
+        return [label, num_sources, limit, *(f"{count:,}" for count in (sum(counts), *counts))]
 
-    def _limit(self, format_name: str, num_images: int) -> str:
-        return "-" if self.threshold is None else f"{self.threshold(format_name, num_images):g}"
+    def _limit(self, format_name: str, num_sources: int) -> str:
+        return "-" if self.threshold is None else f"{self.threshold(format_name, num_sources):g}"
 
     def _histograms(self) -> list[Drawing]:
         names = sorted({name for name, _ in self._bins}, key=format_order)
@@ -153,8 +153,8 @@ class GenerationReport:
         if self.threshold is None:
             return {}
         lines: dict[float, list[str]] = {}
-        for num_images in sorted({count for name, count, _ in self._counts if name == format_name}):
-            lines.setdefault(self.threshold(format_name, num_images), []).append(str(num_images))
+        for num_sources in sorted({count for name, count, _ in self._counts if name == format_name}):
+            lines.setdefault(self.threshold(format_name, num_sources), []).append(str(num_sources))
         return {limit: ", ".join(counts) for limit, counts in lines.items()}
 
     def _card(self, example: _Example) -> Card:
@@ -165,7 +165,7 @@ class GenerationReport:
         right = decision.reason == SAME_ANSWER
         names = ("Chosen", "Rejected") if decision.keep else ("Ground truth", "Model")
         entries = [
-            (names[0], Cell(text=prompt.answer, kind="good")),
+            (names[0], Cell(text=prompt.ground_truth, kind="good")),
             (names[1], Cell(text=example.answer or "(empty)", kind="good" if right else "bad")),
         ]
         return prompt_card(prompt, self.pictures, chips, entries, score_line(decision.scores))

@@ -1,9 +1,10 @@
 """Which examples a gallery shows: few, drawn the same way every time, spread over all outcomes."""
 
-import hashlib
 import heapq
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from lookright.common.hashing import stable_hash
 
 Item = TypeVar("Item")
 
@@ -17,7 +18,7 @@ class Spread(Generic[Item]):
 
     def add(self, group: Hashable, item_id: str, item: Item) -> None:
         """One item of the stream; ids differ."""
-        rank = int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big")
+        rank = stable_hash(item_id)
         heap = self._groups.setdefault(group, [])
         # The heap is by falling rank: its first is the one to give way.
         if len(heap) < self.limit:

@@ -51,7 +51,7 @@ class AttentionSelection(Selection):
                 self.thresholds[one.name] = _limits(one.name, one.thresholds)
                 self.inclusive |= {one.name} if one.inclusive else set()
 
-    def threshold(self, format_name: str, num_images: int) -> float:
+    def threshold(self, format_name: str, num_sources: int) -> float:
         """Raises ConfigError, telling what to set, for a format or count without a threshold."""
         limits = self.thresholds.get(format_name)
         if limits is None:
@@ -61,12 +61,12 @@ class AttentionSelection(Selection):
             )
         if isinstance(limits, float):
             return limits
-        if num_images not in limits:
+        if num_sources not in limits:
             raise ConfigError(
-                f"selection.thresholds.{format_name} has no threshold for {num_images} images, only for "
-                f"{', '.join(map(str, limits))}; set selection.thresholds.{format_name}.{num_images}"
+                f"selection.thresholds.{format_name} has no threshold for {num_sources} images, only for "
+                f"{', '.join(map(str, limits))}; set selection.thresholds.{format_name}.{num_sources}"
             )
-        return limits[num_images]
+        return limits[num_sources]
 
     def keeps(self, candidate: Candidate) -> bool:
         """Raises RecordError (`no_attention_ratio`) where the ratio is missing or not a number."""
@@ -77,7 +77,7 @@ class AttentionSelection(Selection):
                 f"{candidate.id}: attention_ratio is {ratio}, and selection decides by it; "
                 "run stage=answer again, or set selection=random or none",
             )
-        limit = self.threshold(candidate.format, candidate.num_images)
+        limit = self.threshold(candidate.format, candidate.num_sources)
         return ratio < limit or (ratio == limit and candidate.format in self.inclusive)
 
 

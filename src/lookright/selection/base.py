@@ -17,7 +17,7 @@ class Candidate:
 
     id: str
     format: str
-    num_images: int
+    num_sources: int
     chosen: str
     rejected: str
     attention_ratio: float | None = None

@@ -1,9 +1,9 @@
 """The control: as many pairs, drawn without looking at attention."""
 
-import hashlib
 import logging
 from collections import defaultdict
 
+from lookright.common.hashing import stable_hash
 from lookright.errors import ConfigError
 from lookright.selection.attention import AttentionSelection
 from lookright.selection.base import Candidate, Selection
@@ -56,14 +56,13 @@ class RandomSelection(Selection):
 
     def rank(self, candidate_id: str) -> Rank:
         """64 bits of a hash of seed and id, then the id."""
-        digest = hashlib.blake2b(f"{self.seed}\0{candidate_id}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big"), candidate_id
+        return stable_hash(f"{self.seed}\0{candidate_id}"), candidate_id
 
     def see(self, candidate: Candidate) -> None:
         """Note a candidate that may be drawn: one hash and its id are kept."""
         if self.share is not None:
             return
-        cell = (candidate.format, candidate.num_images)
+        cell = (candidate.format, candidate.num_sources)
         self._ranks[cell].append(self.rank(candidate.id))
         self._cutoffs.clear()
         if self.match is not None:
@@ -74,7 +73,7 @@ class RandomSelection(Selection):
         rank = self.rank(candidate.id)
         if self.share is not None:
             return rank[0] < self.share * 2**64
-        cutoff = self._cutoff((candidate.format, candidate.num_images))
+        cutoff = self._cutoff((candidate.format, candidate.num_sources))
         return cutoff is not None and rank <= cutoff
 
     def _cutoff(self, cell: Cell) -> Rank | None:

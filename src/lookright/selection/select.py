@@ -38,7 +38,7 @@ class Tally:
 
     def add(self, prompt: Prompt, decisions: Sequence[Decision]) -> None:
         """Count what became of the answers to one prompt."""
-        cell = (prompt.format, prompt.num_images)
+        cell = (prompt.format, prompt.num_sources)
         self.prompts += 1
         self.preferences += any(decision.keep for decision in decisions)
         for decision in decisions:
@@ -139,14 +139,14 @@ def candidates(prompt: Prompt, line: dict[str, Any]) -> list[Candidate]:
         Candidate(
             id=prompt.id if len(answers) == 1 else f"{prompt.id}#{number}",
             format=prompt.format,
-            num_images=prompt.num_images,
-            chosen=prompt.answer,
-            rejected=answer["answer"],
+            num_sources=prompt.num_sources,
+            chosen=prompt.ground_truth,
+            rejected=answer["prediction"],
             attention_ratio=answer["attention_ratio"],
             even_ratio=answer.get("even_ratio"),
             perplexity=answer["perplexity"],
             companion_answers=others,
-            repeated=any(same_answer(answer["answer"], earlier["answer"]) for earlier in answers[: number - 1]),
+            repeated=any(same_answer(answer["prediction"], earlier["prediction"]) for earlier in answers[: number - 1]),
         )
         for number, answer in enumerate(answers, start=1)
     ]
@@ -179,14 +179,14 @@ def select(
 
 def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decision]) -> Preference:
     """One record for a prompt with all its answers that are kept, at least one."""
-    kept = [(a["answer"], d.scores) for a, d in zip(answers_of(line), decisions, strict=True) if d.keep]
+    kept = [(a["prediction"], d.scores) for a, d in zip(answers_of(line), decisions, strict=True) if d.keep]
     noise = {"noise": line["noise"]} if line.get("noise") else {}
     scores = [scores for _, scores in kept]
     return Preference(
         id=prompt.id,
         images=prompt.images,
         prompt=prompt.prompt,
-        chosen=prompt.answer,
+        chosen=prompt.ground_truth,
         rejected=[answer for answer, _ in kept],
         format=prompt.format,
         target=prompt.target,

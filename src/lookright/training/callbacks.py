@@ -1,11 +1,12 @@
 """What a run does around its steps: random numbers, learning rate, progress bar."""
 
-import hashlib
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+from lookright.common.hashing import stable_hash
 
 
 class StepSeed(Callback):
@@ -21,7 +22,7 @@ class StepSeed(Callback):
         """Seed the generators of the CPU and of the device."""
         del pl_module, batch
         place = f"{self.seed}/{trainer.global_rank}/{trainer.current_epoch}/{batch_idx}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=7).digest(), "big"))
+        torch.manual_seed(stable_hash(place, 7))
 
 
 class LearningRate(Callback):

@@ -1,6 +1,5 @@
 """Preference pairs for training and validation, in packed batches."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
+from lookright.common.hashing import stable_hash
 from lookright.common.path_map import PathMap
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.batch import Example
@@ -219,8 +219,7 @@ class PreferenceData(LightningDataModule):
 
     def _is_held_out(self, record: Preference) -> bool:
         record_id = record.provenance.get("original_id", record.id)
-        digest = hashlib.blake2b(f"{self.seed}/{record_id}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self.val_fraction * 2**64
+        return stable_hash(f"{self.seed}/{record_id}") < self.val_fraction * 2**64
 
     def _check_formats(self, pairs: Sequence[Pair]) -> None:
         """Raise ConfigError for a name in `formats` that no record has: misspelt, it would leave a format out."""

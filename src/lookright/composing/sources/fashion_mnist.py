@@ -1,12 +1,12 @@
 """Product photographs: a balanced slice of Fashion-MNIST in the package, see `assets/fashion_mnist/NOTICE`."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
+from lookright.common.hashing import stable_hash
 from lookright.common.pictures import open_rgb
 from lookright.composing.sources.base import Source, Split, check_split
 from lookright.errors import ConfigError
@@ -68,8 +68,7 @@ class FashionMnist(Source):
 
     def _row(self, split: Split, number: int, nth: int) -> SourceRow:
         picture = f"{split}/{number}"
-        first = hashlib.blake2b(picture.encode(), digest_size=8).digest()
-        question = PHRASINGS[(int.from_bytes(first, "big") + nth) % len(PHRASINGS)]
+        question = PHRASINGS[(stable_hash(picture) + nth) % len(PHRASINGS)]
         answer = CLASS_NAMES[number // PER_CLASS[split]]
         return SourceRow(id=f"{self.name}/{picture}-{nth}", picture=picture, question=question, answer=answer)
 

@@ -1,6 +1,5 @@
 """LLaVA json (`id, image, conversations`) with a folder of pictures."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
+from lookright.common.hashing import stable_hash
 from lookright.common.path_map import PathMap
 from lookright.common.pictures import leaves_folder, open_rgb
 from lookright.composing.sources.base import Source, Split, check_split
@@ -197,5 +197,4 @@ def one_turn(record: dict[str, Any], turn: int) -> tuple[str, str]:
 
 
 def _held_out(picture: str, share: float) -> bool:
-    digest = hashlib.blake2b(picture.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return stable_hash(picture) < share * 2**64
