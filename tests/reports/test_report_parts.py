@@ -15,8 +15,8 @@ from lookright.reports.cells import made_by_entries, p_text, ratio_text, score_l
 from lookright.reports.charts import (
     MOST_POINTS,
     Curve,
+    IntervalMark,
     Mark,
-    Whisker,
     curves,
     histogram,
     interval_rows,
@@ -25,7 +25,7 @@ from lookright.reports.charts import (
     thinned,
 )
 from lookright.reports.pictures import data_uri, heat_pictures, prompt_pictures
-from lookright.reports.sampling import Spread
+from lookright.reports.sampling import StratifiedSample
 from lookright.types import Footprint, Prompt, Region
 
 
@@ -48,7 +48,9 @@ def test_histogram_heights_are_the_counts() -> None:
 
 
 def test_interval_rows_are_in_place() -> None:
-    rows = {"A": [Whisker(value=50, low=40, high=60, series=0), Whisker(value=100, low=90, high=100, series=1)]}
+    rows = {
+        "A": [IntervalMark(value=50, low=40, high=60, series=0), IntervalMark(value=100, low=90, high=100, series=1)]
+    }
     drawing = interval_rows("Accuracy", rows)
     first, second = (number_of(mark, "cx") for mark in drawing.marks if mark.shape == "circle")
     line = next(mark for mark in drawing.marks if mark.attributes.get("class") == "whisker s0")
@@ -108,7 +110,7 @@ def test_nice_ceiling(value: int, ceiling: int) -> None:
 
 def test_spread_is_bounded_deterministic_and_even() -> None:
     def drawn(order: range) -> list[int]:
-        spread: Spread[int] = Spread(6)
+        spread: StratifiedSample[int] = StratifiedSample(6)
         for index in order:
             spread.add("rare" if index % 100 == 7 else "common", f"id{index}", index)
         assert max(len(heap) for heap in spread._groups.values()) <= 6
@@ -118,13 +120,13 @@ def test_spread_is_bounded_deterministic_and_even() -> None:
     assert forward == drawn(range(999, -1, -1))
     assert len(forward) == 6 and sum(index % 100 == 7 for index in forward) == 3
     # fewer places than groups: no group is ahead by its name
-    chosen: Spread[int] = Spread(2)
+    chosen: StratifiedSample[int] = StratifiedSample(2)
     for index in range(1000):
         chosen.add(f"group{index % 10}", f"id{index}", index % 10)
     assert chosen.take() != [0, 1] and len(set(chosen.take())) == 2
-    few: Spread[int] = Spread(6)
+    few: StratifiedSample[int] = StratifiedSample(6)
     few.add("a", "x", 1)
-    assert few.take() == [1] and Spread(0).take() == []
+    assert few.take() == [1] and StratifiedSample(0).take() == []
 
 
 def picture_of(size: tuple[int, int]) -> Image.Image:

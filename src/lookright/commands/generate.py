@@ -50,8 +50,8 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
         if "select" in parts.stages and parts.pipeline.selection.needs_companions:
             _check_companions(workspace)
         _answer(parts, workspace)
-    if workspace.count > 1 and config.stage != "select":
-        print(f"shard {workspace.index} of {workspace.count} is done; stage=select joins all of them")
+    if workspace.num_shards > 1 and config.stage != "select":
+        print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=select joins all of them")
         return None
     summary = _select(parts, workspace) if "select" in parts.stages else _composed_summary(workspace)
     made_by(config, "generate.py", _data(config)).write(workspace.folder)
@@ -173,7 +173,7 @@ def _leave_out(
 
 def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     """Pairs, counts and the report."""
-    if workspace.count == 1 and not workspace.answers.is_file():
+    if workspace.num_shards == 1 and not workspace.answers.is_file():
         raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
     rule = parts.pipeline.selection

@@ -30,7 +30,7 @@ from lookright.records.pictures import Pictures
 from lookright.reports.compared_examples import shown_answer
 from lookright.reports.examples import Example
 from lookright.reports.inference import write_inference
-from lookright.reports.sampling import Spread
+from lookright.reports.sampling import StratifiedSample
 from lookright.types import Prompt
 
 ANSWERS_FILE = "predictions.jsonl"
@@ -183,7 +183,7 @@ def _report(answerer: Answerer, parts: _Parts, folder: Path, record: MadeBy) -> 
     """metrics.json and the page."""
     questions, metrics = parts.questions, parts.metrics
     lines = read_predictions(folder)
-    drawn: Spread[tuple[Pictures, Prompt]] = Spread(parts.num_examples)
+    drawn: StratifiedSample[tuple[Pictures, Prompt]] = StratifiedSample(parts.num_examples)
     for pictures, prompts in questions.groups():
         for prompt in prompts:
             line = lines.get(prompt.id)

@@ -23,7 +23,7 @@ Outcome = Prompt | RecordError
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class Lot:
+class PromptSeries:
     """So many prompt numbers of one planner; `name` tells its prompts from those of other lots."""
 
     name: str
@@ -32,7 +32,7 @@ class Lot:
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class Numbered:
+class PromptNumber:
     """A prompt number of a lot."""
 
     lot: str
@@ -74,20 +74,20 @@ def make_lots(
     num_prompts: int | Mapping[str, int],
     weights: Mapping[str, float] | None,
     seed: int,
-) -> list[Lot]:
+) -> list[PromptSeries]:
     """One lot with the formats in their proportions, or one lot a format where `num_prompts` names formats."""
     if isinstance(num_prompts, int):
         planner = PromptPlanner(source, split, composers, drawer, weights, seed)
-        return [Lot(name=ONE_LOT, planner=planner, count=num_prompts)]
+        return [PromptSeries(name=ONE_LOT, planner=planner, count=num_prompts)]
     by_name = {composer.name: composer for composer in composers}
     return [
-        Lot(name=name, planner=PromptPlanner(source, split, [by_name[name]], drawer, None, seed), count=count)
+        PromptSeries(name=name, planner=PromptPlanner(source, split, [by_name[name]], drawer, None, seed), count=count)
         for name, count in num_prompts.items()
     ]
 
 
 def compose(
-    lots: Sequence[Lot], source: Source, workspace: Workspace, num_workers: int, on_bad_record: OnBadRecord
+    lots: Sequence[PromptSeries], source: Source, workspace: Workspace, num_workers: int, on_bad_record: OnBadRecord
 ) -> None:
     """Write this shard's prompts and pictures; what is there already is left alone.
 
@@ -115,12 +115,12 @@ class _NoPlan(RecordError):
 
 
 def _open_plans(
-    lots: Sequence[Lot], workspace: Workspace, written: AppendOnly, skipped: AppendOnly
-) -> Iterator[tuple[Numbered, PromptPlan | _NoPlan]]:
+    lots: Sequence[PromptSeries], workspace: Workspace, written: AppendOnly, skipped: AppendOnly
+) -> Iterator[tuple[PromptNumber, PromptPlan | _NoPlan]]:
     """Plans of this shard that are not done."""
     for lot in lots:
         for number in workspace.numbers(lot.count):
-            numbered = Numbered(lot=lot.name, number=number)
+            numbered = PromptNumber(lot=lot.name, number=number)
             if numbered.key in skipped.done:
                 continue
             try:
@@ -133,8 +133,8 @@ def _open_plans(
 
 
 def _composed(
-    plans: Iterator[tuple[Numbered, PromptPlan | _NoPlan]], source: Source, folder: Path, num_workers: int
-) -> Iterator[tuple[Numbered, Outcome]]:
+    plans: Iterator[tuple[PromptNumber, PromptPlan | _NoPlan]], source: Source, folder: Path, num_workers: int
+) -> Iterator[tuple[PromptNumber, Outcome]]:
     if num_workers == 0:
         yield from ((numbered, _outcome(plan, source, folder)) for numbered, plan in plans)
         return

@@ -27,27 +27,27 @@ ANSWER_KEYS = (
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Workspace:
-    """Paths below `folder` for shard `index` of `count`; a single shard writes the final files at once.
+    """Paths below `folder` for `shard` (0-based) of `num_shards`; a single shard writes the final files at once.
 
     `lots` names the series of prompt numbers; numbers of one answer batch (`batch_size`) stay in one shard, so
     that every answer is computed in the same batch however many shards there are.
     """
 
     folder: Path
-    index: int = 0
-    count: int = 1
+    shard: int = 0
+    num_shards: int = 1
     batch_size: int = 1
     lots: tuple[str, ...] = (ONE_LOT,)
 
     def __post_init__(self) -> None:
-        if self.count < 1 or not 0 <= self.index < self.count:
-            raise ConfigError(f"shard.index={self.index}, shard.count={self.count}: an index is 0 to count - 1")
+        if self.num_shards < 1 or not 0 <= self.shard < self.num_shards:
+            raise ConfigError(f"shard.index={self.shard}, shard.count={self.num_shards}: an index is 0 to count - 1")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size}; set 1 or more")
 
     def numbers(self, total: int) -> Iterator[int]:
         """Numbers below `total` that are this shard's."""
-        return (number for number in range(total) if number // self.batch_size % self.count == self.index)
+        return (number for number in range(total) if number // self.batch_size % self.num_shards == self.shard)
 
     def place(self, line: Mapping[str, Any]) -> tuple[int, int]:
         """Number of the lot and number within it, of a line of instructions.jsonl: the order of the final files."""
@@ -62,17 +62,17 @@ class Workspace:
     @property
     def instructions(self) -> Path:
         """Composed prompts of this shard."""
-        return self._part("instructions", self.index)
+        return self._part("instructions", self.shard)
 
     @property
     def answers(self) -> Path:
         """The model's own answers of this shard."""
-        return self._part("answers", self.index)
+        return self._part("answers", self.shard)
 
     @property
     def skipped(self) -> Path:
         """Prompt numbers of this shard that no prompt came of, and prompts that get no answer, with their reasons."""
-        return self._part("skipped", self.index)
+        return self._part("skipped", self.shard)
 
     @property
     def source_facts(self) -> Path:
@@ -81,7 +81,7 @@ class Workspace:
 
     def parts(self, name: str) -> list[Path]:
         """The files `name` of all shards. Raises ConfigError naming those that are not there."""
-        paths = [self._part(name, index) for index in range(self.count)]
+        paths = [self._part(name, index) for index in range(self.num_shards)]
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
             raise ConfigError(f"stage=select needs every shard; missing: {', '.join(missing)}; run those shards first")
@@ -92,9 +92,9 @@ class Workspace:
         return self.folder / f"{name}.jsonl"
 
     def _part(self, name: str, index: int) -> Path:
-        if self.count == 1:
+        if self.num_shards == 1:
             return self.final(name)
-        return self.folder / "shards" / f"{name}-{index:05d}-of-{self.count:05d}.jsonl"
+        return self.folder / "shards" / f"{name}-{index:05d}-of-{self.num_shards:05d}.jsonl"
 
 
 def workspace_of(config: DictConfig) -> Workspace:
@@ -102,8 +102,8 @@ def workspace_of(config: DictConfig) -> Workspace:
     lots = tuple(config.num_prompts) if OmegaConf.is_dict(config.num_prompts) else (ONE_LOT,)
     return Workspace(
         folder=Path(config.output),
-        index=config.shard.index,
-        count=config.shard.count,
+        shard=config.shard.index,
+        num_shards=config.shard.count,
         batch_size=config.batch_size,
         lots=lots,
     )

@@ -31,7 +31,7 @@ class Drawing:
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class Whisker:
+class IntervalMark:
     """A value with its interval, drawn in one row; `series` numbers its colour."""
 
     value: float
@@ -71,7 +71,7 @@ def histogram(title: str, series: Mapping[str, Sequence[int]], thresholds: Mappi
 
 
 def interval_rows(
-    title: str, rows: Mapping[str, Sequence[Whisker]], *, unit: str = "%", highest: float = 100.0
+    title: str, rows: Mapping[str, Sequence[IntervalMark]], *, unit: str = "%", highest: float = 100.0
 ) -> Drawing:
     """One row a label: a dot with its interval for each series, on a scale from 0 to `highest`."""
     left, right, top, bottom, apart = 122, 38, 8, 24, 11

@@ -17,7 +17,7 @@ from lookright.evaluation.predictions import read_predictions
 from lookright.evaluation.questions import Questions
 from lookright.records.pictures import Pictures
 from lookright.reports.examples import Example, ShownAnswer
-from lookright.reports.sampling import Spread
+from lookright.reports.sampling import StratifiedSample
 from lookright.types import Prompt
 
 Place = tuple[Pictures, Prompt]
@@ -62,7 +62,7 @@ def draw_evenly(
     places: Sequence[Place], before: Mapping[str, Mapping], after: Mapping[str, Mapping], num_examples: int
 ) -> list[Place]:
     """Questions with several images, evenly over format and (right before, right after), by a hash of the id."""
-    drawn: Spread[Place] = Spread(num_examples)
+    drawn: StratifiedSample[Place] = StratifiedSample(num_examples)
     for place in places:
         prompt = place[1]
         # a question whose picture broke after its check has no answer

@@ -19,7 +19,7 @@ from lookright.reports.cells import (
     signed,
     with_range,
 )
-from lookright.reports.charts import Drawing, Whisker, interval_rows
+from lookright.reports.charts import Drawing, IntervalMark, interval_rows
 from lookright.reports.examples import Example, example_card
 from lookright.reports.page import render, write_page
 
@@ -263,7 +263,7 @@ def _charts(comparison: Comparison) -> list[Drawing]:
     for measure in comparison.metrics.measures:
         if measure.highest is None:
             continue
-        rows: dict[str, list[Whisker]] = {}
+        rows: dict[str, list[IntervalMark]] = {}
         for name, group in _shown(comparison.groups, measure).items():
             estimates = [group.answers[run].estimates[measure.key] for run in comparison.runs]
             rows[format_title(name)] = [
@@ -274,8 +274,8 @@ def _charts(comparison: Comparison) -> list[Drawing]:
     return drawings
 
 
-def _whisker(estimate: Estimate, series: int) -> Whisker:
-    return Whisker(value=estimate.value, low=estimate.low, high=estimate.high, series=series)
+def _whisker(estimate: Estimate, series: int) -> IntervalMark:
+    return IntervalMark(value=estimate.value, low=estimate.low, high=estimate.high, series=series)
 
 
 def _seconds(seconds: Mapping[str, float]) -> Table | None:

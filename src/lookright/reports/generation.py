@@ -12,7 +12,7 @@ from lookright.reports.cells import Cell, Table, made_by_entries, score_line
 from lookright.reports.charts import Drawing, histogram
 from lookright.reports.examples import Card, prompt_card
 from lookright.reports.page import render, write_page
-from lookright.reports.sampling import Spread
+from lookright.reports.sampling import StratifiedSample
 from lookright.selection.base import Decision
 from lookright.selection.pipeline import SAME_ANSWER
 from lookright.types import Prompt
@@ -50,7 +50,7 @@ class GenerationReport:
         self._skipped: Counter[str] = Counter()
         self._num_prompts = self._num_with_pair = 0
         self._last_with_pair: str | None = None
-        self._examples: Spread[_Example] = Spread(num_examples)
+        self._examples: StratifiedSample[_Example] = StratifiedSample(num_examples)
 
     def add(self, prompt: Prompt, answer: str, decision: Decision, number: int = 0) -> None:
         """One prompt, answer `number` (0-based) of the model to it, and what selection said of that.

@@ -9,7 +9,7 @@ from lookright.config.made_by import MadeBy
 from lookright.evaluation.metric import Breakdown, Column, Metrics
 from lookright.evaluation.predictions import default_metrics
 from lookright.reports.cells import Cell, Table, format_cell, made_by_entries, number, with_range
-from lookright.reports.charts import Drawing, Whisker, interval_rows
+from lookright.reports.charts import Drawing, IntervalMark, interval_rows
 from lookright.reports.examples import Example, example_card
 from lookright.reports.page import render, write_page
 
@@ -106,6 +106,6 @@ def _shown(value: Any) -> Cell | str:
     return f"{value:,}" if isinstance(value, int) else number(value)
 
 
-def whisker(entry: Mapping[str, float], series: int) -> Whisker:
+def whisker(entry: Mapping[str, float], series: int) -> IntervalMark:
     """Return a metrics entry as a mark of a chart."""
-    return Whisker(value=entry["value"], low=entry["low"], high=entry["high"], series=series)
+    return IntervalMark(value=entry["value"], low=entry["low"], high=entry["high"], series=series)

@@ -9,7 +9,7 @@ from lookright.common.hashing import stable_hash
 Item = TypeVar("Item")
 
 
-class Spread(Generic[Item]):
+class StratifiedSample(Generic[Item]):
     """Holds at most `limit` items for each group, whatever streams through, by the lowest hash of their ids."""
 
     def __init__(self, limit: int) -> None:

@@ -14,7 +14,7 @@ from lookright.reports.cells import Cell, Table, made_by_entries, score_line
 from lookright.reports.charts import Curve, Drawing, curves
 from lookright.reports.examples import Card, prompt_card
 from lookright.reports.page import render, write_page
-from lookright.reports.sampling import Spread
+from lookright.reports.sampling import StratifiedSample
 from lookright.types import Preference
 
 Columns = dict[str, list[tuple[float, float]]]
@@ -59,7 +59,7 @@ def training_html(
     made_by: MadeBy | None = None,
 ) -> str:
     """The page. `summary` is what summary.json holds; `settings` are config groups in words."""
-    drawn: Spread[HeldOutPair] = Spread(num_examples)
+    drawn: StratifiedSample[HeldOutPair] = StratifiedSample(num_examples)
     for pair in pairs:
         before, after = pair.margins
         drawn.add((pair.record.format, before is not None and before > 0, after > 0), pair.record.id, pair)

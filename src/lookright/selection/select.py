@@ -79,7 +79,7 @@ def merge_shards(workspace: Workspace) -> None:
     Every shard's file is in that order already, so they are merged as streams. Raises LookRightError for a
     prompt without an answer.
     """
-    if workspace.count == 1:
+    if workspace.num_shards == 1:
         return
     order = array("L")
 
@@ -112,7 +112,7 @@ def _merged_answers(workspace: Workspace, order: array, unanswered: set[str]) ->
         yield _text(answer)
 
 
-def rows(workspace: Workspace) -> Iterator[Row]:
+def answered_prompts(workspace: Workspace) -> Iterator[Row]:
     """Yield prompts with their lines of answers.jsonl, in order; ids alone are held of all.
 
     Raises LookRightError where a prompt has no answer.
@@ -161,11 +161,11 @@ def select(
 
     `told` hears, prompt by prompt, of its answers and of the decision on each, so that nobody has to hold them all.
     """
-    pipeline.prepare(one for row in rows(workspace) for one in candidates(*row))
+    pipeline.prepare(one for row in answered_prompts(workspace) for one in candidates(*row))
     tally = Tally()
 
     def kept() -> Iterator[str]:
-        for prompt, line in rows(workspace):
+        for prompt, line in answered_prompts(workspace):
             decided = [pipeline.decide(one) for one in candidates(prompt, line)]
             tally.add(prompt, decided)
             if told is not None:
