@@ -138,7 +138,7 @@ def test_a_list_of_forms_and_what_is_none(outside: Path, llava: object) -> None:
     questions.prepare(llava)
     ((_, prompts),) = questions.groups()
     assert [prompt.prompt for prompt in prompts] == ["<image>\nWhat color is it?"] * 3
-    with pytest.raises(ConfigError, match="data.forms.0 is a str, not a lookright.records.forms.Form"):
+    with pytest.raises(ConfigError, match="data.forms: 0 is a str, not a lookright.records.forms.Form"):
         Questions("x", forms=["QuizPrompt"])
 
 

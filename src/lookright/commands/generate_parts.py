@@ -74,7 +74,9 @@ class GenerationParts:
         with problems:
             unknown = sorted(set(getattr(self.noise, "std", ())) - set(config.composers))
             if unknown:
-                raise ConfigError(f"noise.std.{unknown[0]} is no format; valid: {', '.join(config.composers)}")
+                raise ConfigError(
+                    f"noise.std names {unknown[0]}, which is no format; valid: {', '.join(config.composers)}"
+                )
         self.backbone: Backbone = problems.build("backbone")
         if self.backbone is not None:
             with problems:

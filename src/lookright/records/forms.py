@@ -176,7 +176,7 @@ def given_forms(forms: Forms | None) -> list[Form]:
     named = forms if isinstance(forms, Mapping) else {str(number): form for number, form in enumerate(forms or [])}
     for name, form in named.items():
         if form is not None and not isinstance(form, Form):
-            raise ConfigError(f"data.forms.{name} is a {type(form).__name__}, not a lookright.records.forms.Form")
+            raise ConfigError(f"data.forms: {name} is a {type(form).__name__}, not a lookright.records.forms.Form")
     return [form for form in named.values() if form is not None]
 
 
