@@ -21,6 +21,7 @@ from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.runs import run_model
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.metric import Metrics
 from lookright.evaluation.predictions import build_metrics, prediction_line, read_predictions
@@ -125,22 +126,7 @@ def with_run(config: DictConfig) -> DictConfig:
         raise ConfigError(
             f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
         )
-    folder = Path(config.run)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"run={config.run} holds no config.yaml; set run to the folder of a train.py run")
-    config.backbone = OmegaConf.load(folder / "config.yaml").backbone
-    if (folder / "adapter").is_dir():
-        config.adapter = str(folder / "adapter")
-    elif not (folder / "model").is_dir():
-        raise ConfigError(
-            f"run={config.run} has neither adapter/ nor model/: it did not end; run train.py resume={config.run} first"
-        )
-    elif "path" not in config.backbone:
-        raise ConfigError(
-            f"run={config.run} made its backbone itself; set backbone.path={folder / 'model'} instead of run"
-        )
-    else:
-        config.backbone.path = str(folder / "model")
+    config.backbone, config.adapter = run_model(config.run)
     return config
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lookright.common.layouts import GRIDS, GridLayout, inset_box
-from lookright.records.pictures import CheckedPictures
+from lookright.records.pictures import MeasuredPictures
 from lookright.types import IMAGE_PLACEHOLDER, Region, Size
 
 INFERRED = {"geometry": "inferred"}
@@ -50,7 +50,7 @@ class Geometry:
     regions: list[Region] | None = None
 
 
-def infer_geometry(prompt: str, names: list[str], pictures: CheckedPictures) -> Geometry | None:
+def infer_geometry(prompt: str, names: list[str], pictures: MeasuredPictures) -> Geometry | None:
     """Format, target and regions from the prompt's text, the number of pictures, their sizes and their white.
 
     - several pictures: `sequence`, the target is the one that the text names ("In Image{k}", "Image {k}, ...");
@@ -64,8 +64,8 @@ def infer_geometry(prompt: str, names: list[str], pictures: CheckedPictures) -> 
     """
     if prompt.count(IMAGE_PLACEHOLDER) != len(names) or not names:
         return None
-    question = _PLACEHOLDER.sub(" ", prompt).strip()
-    number = named_image(question)
+    question = _without_pictures(prompt)
+    number = named_in(prompt)
     if len(names) > 1:
         return _geometry("sequence", number, _whole(names, pictures))
     if number is not None:
@@ -79,6 +79,11 @@ def infer_geometry(prompt: str, names: list[str], pictures: CheckedPictures) -> 
         regions = [Region(picture=0, box=box, source=names[0]) for box in boxes]
         return Geometry(format="pic_in_pic", target=1, regions=regions)
     return Geometry(format="single_image", target=0, regions=_whole(names, pictures))
+
+
+def named_in(prompt: str) -> int | None:
+    """`named_image` of the question in a prompt, whose labels of pictures (`Image1:<image>`) name none."""
+    return named_image(_without_pictures(prompt))
 
 
 def named_image(question: str) -> int | None:
@@ -118,13 +123,17 @@ def picture_in_cell(cell: Image.Image) -> Size:
     return width, height
 
 
+def _without_pictures(prompt: str) -> str:
+    return _PLACEHOLDER.sub(" ", prompt).strip()
+
+
 def _extent(white_share: np.ndarray) -> int:
     """Lines up to the last that is not white."""
     filled = np.flatnonzero(white_share < WHITE_SHARE)
     return int(filled[-1]) + 1 if len(filled) else 0
 
 
-def _cells(name: str, pictures: CheckedPictures) -> list[Region] | None:
+def _cells(name: str, pictures: MeasuredPictures) -> list[Region] | None:
     """Regions of a collage, each as large as the picture that white shows; None for a size of no layout."""
     layouts = [GridLayout(count=count, cell_size=CELL_SIZE, margin=MARGIN) for count in GRIDS]
     layout = next((layout for layout in layouts if layout.size == pictures.size(name)), None)
@@ -137,7 +146,7 @@ def _cells(name: str, pictures: CheckedPictures) -> list[Region] | None:
     return [Region(picture=0, box=box, source=name) for box in boxes]
 
 
-def _whole(names: Sequence[str], pictures: CheckedPictures) -> list[Region]:
+def _whole(names: Sequence[str], pictures: MeasuredPictures) -> list[Region]:
     return [Region(picture=n, box=(0, 0, *pictures.size(name)), source=name) for n, name in enumerate(names)]
 
 

@@ -28,6 +28,14 @@ class Pictures(Protocol):
         ...
 
 
+class MeasuredPictures(Pictures, Protocol):
+    """Pictures that also tell what is read off their pixels."""
+
+    def measured(self, name: str, names: Sequence[str], measure: Callable[[Image.Image], list[Size]]) -> list[Size]:
+        """Sizes of parts of a picture, one for each of `names`. Raises RecordError as `open` does."""
+        ...
+
+
 class CheckedPictures:
     """The part that all kinds of pictures share; a kind says where the picture is."""
 

@@ -25,10 +25,14 @@ class SequenceFormat(Composer):
         """`Image1:<image>` ... each on a line of its own, then `In Image{k}, {question}`."""
         rows, place = self.arrange(target, companions, rng)
         pictures = [open_picture(row) for row in rows]
-        lines = [f"Image{number}:{IMAGE_PLACEHOLDER}\n" for number in range(1, len(rows) + 1)]
         return Composed(
             pictures=pictures,
-            prompt=f"{''.join(lines)}In Image{place + 1}, {lower_first(target.question)}",
+            prompt=f"{labelled_pictures(len(rows))}In Image{place + 1}, {lower_first(target.question)}",
             target=place,
             regions=[whole_picture(i, pictures[i], row) for i, row in enumerate(rows)],
         )
+
+
+def labelled_pictures(count: int) -> str:
+    """What stands before a question about pictures one after the other: `Image1:<image>` ..., a line each."""
+    return "".join(f"Image{number}:{IMAGE_PLACEHOLDER}\n" for number in range(1, count + 1))

@@ -1,0 +1,43 @@
+"""A question about pictures that a program holds, as the record that a file would have of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lookright.composing.formats.sequence import labelled_pictures
+from lookright.errors import RecordError
+from lookright.records.geometry import infer_geometry, named_in
+from lookright.records.held_pictures import HeldPictures
+from lookright.records.validate import FOREIGN_PLACEHOLDERS, check_geometry, check_placeholders
+from lookright.types import IMAGE_PLACEHOLDER, Prompt, Region
+
+
+def asked_prompt(
+    pictures: HeldPictures, question: str, target: int | None = None, regions: Sequence[Region] | None = None
+) -> Prompt:
+    """The record of a question, with placeholders and as much geometry as is given or can be read off.
+
+    A question without any `<image>` has its pictures put before it: several as `Image1:<image>` ..., one alone as
+    `<image>`. Without `regions` they are those of a record from elsewhere (`records.geometry`); without `target` it is
+    the image that the question names. Raises RecordError for what a record may not be.
+    """
+    names = pictures.names
+    if not question.replace(IMAGE_PLACEHOLDER, "").strip():
+        raise RecordError("empty_prompt", "the question holds no text")
+    if names and IMAGE_PLACEHOLDER not in question and FOREIGN_PLACEHOLDERS.search(question) is None:
+        question = (f"{IMAGE_PLACEHOLDER}\n" if len(names) == 1 else labelled_pictures(len(names))) + question
+    plain = Prompt(id="question", images=names, prompt=question, ground_truth="", format="", target=None, regions=None)
+    check_placeholders(plain)
+    found = infer_geometry(question, names, pictures)
+    if regions is not None:
+        number = named_in(question)
+        named = number - 1 if number is not None else 0 if len(regions) == 1 else None
+        target = named if target is None else target
+    elif target is None:
+        target, regions = found.target, found.regions
+    else:
+        regions = found.regions or [
+            Region(picture=number, box=(0, 0, *pictures.size(name)), source=name) for number, name in enumerate(names)
+        ]
+    regions = None if regions is None else list(regions)
+    check_geometry(target, regions, [pictures.size(name) for name in names])
+    return replace(plain, format=found.format, target=target, regions=regions)
