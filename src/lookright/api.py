@@ -25,7 +25,7 @@ from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.runs import run_model
 from lookright.errors import ConfigError
 from lookright.losses.base import AttentionRead, PairScores
-from lookright.losses.composite import CompositeLoss
+from lookright.losses.composite import CompositeLoss, pair_scores
 from lookright.packing.batch import move, pack
 from lookright.packing.encode import encode_preference, row_length
 from lookright.packing.forward import RatioRead
@@ -37,7 +37,6 @@ from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reports.heat import heat_levels, heat_peak, overlay
-from lookright.training.scores import pair_scores
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Preference, Region

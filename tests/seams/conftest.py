@@ -1,16 +1,25 @@
 """A folder outside the package, on Python's path and on Hydra's, where a test writes a module and its YAML."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from transformers import Qwen2Config
 
 from lookright.config.entry import CONFIG_FOLDER
 from tests.commands.conftest import write_source
+from tests.examples import lively_model
+from tests.seams.qwen_vl import QwenBackbone
 
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+TOKENS = {"vocab_size": 330, "image_token_id": 3, "eos_token_id": 2, "bos_token_id": None, "pad_token_id": 0}
+EYES = {"image_size": 56, "patch_size": 14}
 Outside = Callable[[str, dict[str, str]], Path]
 
 
@@ -62,3 +71,15 @@ def generating(tmp_path: Path, llava_weights: Path) -> list[str]:
         "report_examples=2",
         f"output={tmp_path / 'out'}",
     ]
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `qwen_vl.QwenBackbone`: configuration, tokenizer and lively weights."""
+    written = tmp_path_factory.mktemp("qwen_vl")
+    config = Qwen2Config(**SIZES, **HEADS, **TOKENS, **EYES, max_position_embeddings=512, tie_word_embeddings=False)
+    config.save_pretrained(written)
+    shutil.copy(llava_folder / "tokenizer.json", written)
+    backbone = QwenBackbone(path=str(written))
+    lively_model(backbone, torch.float32).save_pretrained(written)
+    return written

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
-from transformers import Qwen2Config
 
 from lookright.backbones.base import Backbone
 from lookright.commands.train import train
@@ -16,34 +15,16 @@ from lookright.errors import BackboneError
 from lookright.packing.batch import pack
 from lookright.packing.forward import decoder_rows
 from tests.backbones.contract import BackboneContract, Case, make_examples
-from tests.examples import lively_model
 from tests.seams import qwen_vl
 from tests.seams.qwen_vl import QwenBackbone
-
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-TOKENS = {"vocab_size": 330, "image_token_id": 3, "eos_token_id": 2, "bos_token_id": None, "pad_token_id": 0}
-EYES = {"image_size": 56, "patch_size": 14}
-
-
-@pytest.fixture(scope="module")
-def folder(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration, tokenizer and lively weights."""
-    written = tmp_path_factory.mktemp("qwen_vl")
-    config = Qwen2Config(**SIZES, **HEADS, **TOKENS, **EYES, max_position_embeddings=512, tie_word_embeddings=False)
-    config.save_pretrained(written)
-    shutil.copy(llava_folder / "tokenizer.json", written)
-    backbone = QwenBackbone(path=str(written))
-    lively_model(backbone, torch.float32).save_pretrained(written)
-    return written
 
 
 class TestThirdBackbone(BackboneContract):
     """The whole contract, without a trimmed layer."""
 
     @pytest.fixture(scope="class")
-    def case(self, folder: Path) -> Case:
-        return Case(make=lambda path: QwenBackbone(path=str(path)), folder=folder)
+    def case(self, qwen_folder: Path) -> Case:
+        return Case(make=lambda path: QwenBackbone(path=str(path)), folder=qwen_folder)
 
     @torch.no_grad()
     def test_its_decoder_returns_whole_rows_and_the_packed_pass_suffix_rows(
@@ -58,21 +39,21 @@ class TestThirdBackbone(BackboneContract):
         assert len(rows) < batch.layout.num_tokens
 
 
-def test_attention_that_was_never_set_is_an_error(folder: Path) -> None:
-    backbone = QwenBackbone(path=str(folder))
-    model = qwen_vl.QwenWithEyes.from_pretrained(folder)
+def test_attention_that_was_never_set_is_an_error(qwen_folder: Path) -> None:
+    backbone = QwenBackbone(path=str(qwen_folder))
+    model = qwen_vl.QwenWithEyes.from_pretrained(qwen_folder)
     batch = pack(make_examples(backbone, [(1, ["red", "no"])]))
     with pytest.raises(BackboneError, match=r"attention of layers \[0, 1, 2\] of 3.*use_lookright_attention"):
         decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels))
 
 
-def test_a_sliding_window_shorter_than_a_conversation_is_an_error(folder: Path, tmp_path: Path) -> None:
+def test_a_sliding_window_shorter_than_a_conversation_is_an_error(qwen_folder: Path, tmp_path: Path) -> None:
     """Of a stock decoder's settings the one that packed rows cannot keep; a longer window changes nothing."""
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(qwen_folder, tmp_path, dirs_exist_ok=True)
     settings = json.loads((tmp_path / "config.json").read_text())
     settings |= {"use_sliding_window": True, "max_window_layers": 1}
     settings["layer_types"] = ["full_attention", "sliding_attention", "sliding_attention"]
-    example = make_examples(QwenBackbone(path=str(folder)), [(1, ["red", "blue circle"])])[0]
+    example = make_examples(QwenBackbone(path=str(qwen_folder)), [(1, ["red", "blue circle"])])[0]
     longest = len(example.prompt.input_ids) + max(len(response.token_ids) for response in example.responses) - 1
     for window in (longest, longest - 1):
         (tmp_path / "config.json").write_text(json.dumps(settings | {"sliding_window": window}))
@@ -87,7 +68,7 @@ def test_a_sliding_window_shorter_than_a_conversation_is_an_error(folder: Path, 
 
 
 def test_one_class_and_one_yaml_outside_the_package_train(
-    folder: Path,
+    qwen_folder: Path,
     composed: Callable[..., DictConfig],
     small_run: list[str],
     tmp_path: Path,
@@ -96,7 +77,7 @@ def test_one_class_and_one_yaml_outside_the_package_train(
     shutil.copy(qwen_vl.__file__, tmp_path / "eyes_of_mine.py")
     (tmp_path / "conf" / "backbone").mkdir(parents=True)
     (tmp_path / "conf" / "backbone" / "mine.yaml").write_text(
-        f"_target_: eyes_of_mine.QwenBackbone\npath: {folder}\nmax_length: 512\n"
+        f"_target_: eyes_of_mine.QwenBackbone\npath: {qwen_folder}\nmax_length: 512\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     overrides = [override for override in small_run if not override.startswith("backbone.")]

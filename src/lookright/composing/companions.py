@@ -48,7 +48,8 @@ class CompanionDrawer(ABC):
 
     `within=folder` draws from the pictures of the target's own folder, as the source names it. Where too
     few pictures fit, `shortfall=skip` raises RecordError (reason `few_companions`) and `fill` draws the
-    rest at random, from the folder first and then from the whole split, and says how many.
+    rest at random, from the folder first and then from the whole split, and says how many. A rule of one's own has a
+    name and `draw_fitting`.
     """
 
     rule: ClassVar[str]
@@ -77,9 +78,9 @@ class CompanionDrawer(ABC):
         A picture that also has a row with the target's question is given as that row, so `answers` knows
         what the question would be answered there. Raises RecordError (reason `few_companions`).
         """
-        fitting = self._draw_fitting(target, num_companions, rng)
+        fitting = self.draw_fitting(target, num_companions, rng)
         if len(fitting) < num_companions and self._shortfall == "skip":
-            raise self._too_few(target, self._shortage(target, len(fitting), num_companions))
+            raise self._too_few(target, self.shortage(target, len(fitting), num_companions))
         rows = list(fitting)
         for pictures in (self._pools[self._pool_name(target)].pictures, self._all_pictures):
             rows += self._draw_any(pictures, target, rows, num_companions - len(rows), rng)
@@ -94,12 +95,17 @@ class CompanionDrawer(ABC):
         return [row.answer if self._source.question_key(row) == key else None for row in rows]
 
     @abstractmethod
-    def _draw_fitting(self, target: SourceRow, num_rows: int, rng: random.Random) -> list[SourceRow]:
-        """Up to `num_rows` rows of the target's pool that the rule allows."""
+    def draw_fitting(self, target: SourceRow, num_rows: int, rng: random.Random) -> list[SourceRow]:
+        """Return up to `num_rows` rows of the target's pool that the rule allows, drawn with `rng` alone."""
 
-    @abstractmethod
-    def _shortage(self, target: SourceRow, num_found: int, num_needed: int) -> str:
-        """What there is too little of, for the message."""
+    def shortage(self, target: SourceRow, num_found: int, num_needed: int) -> str:
+        """Return what there is too little of, for the message."""
+        return f"{num_found} pictures of {self._place(target)} fit the rule {self.rule}, {num_needed} are needed"
+
+    def rows_asking(self, target: SourceRow) -> list[SourceRow]:
+        """Return the rows of the target's pool that ask its question about other pictures, one a picture."""
+        found = self._question(self._pool_name(target), self._source.question_key(target)).by_picture
+        return [self._rows[position] for picture, position in found.items() if picture != target.picture]
 
     def _remedies(self) -> list[str]:
         """Settings that leave more pictures to draw from."""
@@ -159,10 +165,12 @@ class RandomCompanions(CompanionDrawer):
 
     rule = "random"
 
-    def _draw_fitting(self, target: SourceRow, num_rows: int, rng: random.Random) -> list[SourceRow]:
+    def draw_fitting(self, target: SourceRow, num_rows: int, rng: random.Random) -> list[SourceRow]:
+        """See `CompanionDrawer.draw_fitting`."""
         return self._draw_any(self._pools[self._pool_name(target)].pictures, target, [], num_rows, rng)
 
-    def _shortage(self, target: SourceRow, num_found: int, num_needed: int) -> str:
+    def shortage(self, target: SourceRow, num_found: int, num_needed: int) -> str:
+        """See `CompanionDrawer.shortage`."""
         return f"{self._place(target)} has {num_found + 1} pictures, {num_needed + 1} are needed"
 
 
@@ -175,7 +183,7 @@ class SameQuestionCompanions(CompanionDrawer):
 
     rule = "same_question"
 
-    def _draw_fitting(self, target: SourceRow, num_rows: int, rng: random.Random) -> list[SourceRow]:
+    def draw_fitting(self, target: SourceRow, num_rows: int, rng: random.Random) -> list[SourceRow]:
         """One answer after the other in a drawn order, round after round.
 
         The target's own picture is not among them: it has the target's answer, or two.
@@ -187,7 +195,8 @@ class SameQuestionCompanions(CompanionDrawer):
         turns = [self._rows[pile[turn]] for turn in range(num_rows) for pile in piles if turn < len(pile)]
         return turns[:num_rows]
 
-    def _shortage(self, target: SourceRow, num_found: int, num_needed: int) -> str:
+    def shortage(self, target: SourceRow, num_found: int, num_needed: int) -> str:
+        """See `CompanionDrawer.shortage`."""
         found = f"{num_found} pictures have another answer to {target.question!r} in {self._place(target)}"
         return f"{found}, {num_needed} are needed"
 

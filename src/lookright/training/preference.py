@@ -11,13 +11,12 @@ from torch.optim import Optimizer
 
 from lookright.attention.band import layer_band
 from lookright.losses.base import AttentionRead, PairScores
-from lookright.losses.composite import CompositeLoss
+from lookright.losses.composite import CompositeLoss, pair_scores
 from lookright.packing.batch import PackedBatch
 from lookright.packing.forward import RatioRead
 from lookright.reference.base import ModelPair, Preparation
 from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
-from lookright.training.scores import pair_scores
 
 HeldOut = tuple[str, dict[str, float]]
 """Format and metrics of one pair."""

@@ -2,9 +2,9 @@ import torch
 
 from lookright.backbones.base import EncodedPrompt
 from lookright.losses.base import PairScores, SideScores
+from lookright.losses.composite import pair_scores
 from lookright.packing.batch import Example, Response, pack
 from lookright.packing.forward import PackedOutput
-from lookright.training.scores import pair_scores
 
 
 def test_responses_become_pairs_by_hand() -> None:
