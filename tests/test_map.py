@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from lookright.commands import generate as generating
 from lookright.commands.train import train
+from lookright.config.console import quiet
 from tests.commands.conftest import write_source
 from tests.seams.documented import FILES
 
@@ -148,6 +149,7 @@ def assert_walk(title: str, most: int, command: str, trace: Trace) -> None:
 def test_a_training_step_goes_the_way_on_the_map(
     composed: Callable[..., DictConfig], small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quiet()  # as every command does first
     trace = Trace()
     trace.around(monkeypatch, lightning.Trainer, "fit")
     given = ["trainer.max_steps=1", "data.val_fraction=0", f"output={tmp_path / 'run'}"]
