@@ -5,7 +5,9 @@ from pathlib import Path
 
 SOURCES = {"easy_vqa": ["source=easy_vqa", "source.yes_no=false"], "fashion_mnist": ["source=fashion_mnist"]}
 """Questions answered yes or no are left out: a wrong answer there says nothing about where the model looked."""
-TRAIN_PROMPTS = 1400
+TRAIN_PROMPTS = 2400
+TRAIN_WEIGHTS = "{sequence:3.5,grid_collage:8,pic_in_pic:1}"
+"""What the base model finds hardest is asked most."""
 TEST_PROMPTS = "{sequence:225,grid_collage:225,pic_in_pic:225,single_image:250}"
 """A few more than 200 of each format and source, since a rare question finds too few companions."""
 # pictures have 64 and 28 pixels a side: cells of 448 would show nothing more and take most of the time
@@ -41,6 +43,7 @@ def generate(source: str, backbone: str, folder: Path) -> list[str]:
         *SOURCES[source],
         f"backbone={backbone}",
         f"num_prompts={TRAIN_PROMPTS}",
+        f"weights={TRAIN_WEIGHTS}",
         *HARD,
         *SHORT,
         "batch_size=64",
