@@ -8,15 +8,17 @@ near that in LLaVA-1.5-7B. Answers have 40 tokens, the end token included.
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
 from PIL import Image
+from torch.optim import AdamW
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.records.records import write_jsonl
-from lookright.training.optimization import Optimization
+from lookright.training.optimization import Constant, Optimization
 from lookright.tuning.lora import LoraTuning
 from lookright.types import Preference, Region
 from recipes.tiny.folders import write_llava_folder
@@ -90,7 +92,7 @@ def plain_lora(backbone: LlavaBackbone) -> LoraConfig:
 
 def optimization() -> Optimization:
     """AdamW at a constant rate."""
-    return Optimization(learning_rate=LEARNING_RATE, warmup=0.0, schedule="constant")
+    return Optimization(optimizer=partial(AdamW, lr=LEARNING_RATE, weight_decay=0.0), schedule=Constant(warmup=0.0))
 
 
 def _write_model(folder: Path) -> None:

@@ -129,7 +129,7 @@ def small_run(llava_weights: Path, pairs_file: Path) -> list[str]:
         "tuning.r=2",
         "tuning.alpha=4",
         "tuning.dropout=0.3",
-        "optimization.learning_rate=0.01",
+        "optimizer.lr=0.01",
         "trainer.progress_bar=false",
         "data.val_fraction=0.2",
         "data.batch_size=2",

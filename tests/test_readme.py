@@ -40,7 +40,18 @@ def test_make_targets_exist() -> None:
 
 
 def test_values_of_the_table_are_files() -> None:
-    for group in ("backbone", "source", "companions", "reference", "tuning", "decode", "logger", "selection"):
+    for group in (
+        "backbone",
+        "source",
+        "companions",
+        "reference",
+        "tuning",
+        "decode",
+        "logger",
+        "selection",
+        "callbacks",
+        "debug",
+    ):
         row = next(line for line in README.splitlines() if line.startswith(f"| `{group}`"))
         for value in re.findall(r"`(\w+)`", row.split("|")[2]):
             assert (ROOT / "conf" / group / f"{value}.yaml").is_file(), (group, value)

@@ -203,8 +203,11 @@ def test_logger_writes_beside_the_csv(
             ],
         ),
         (
-            ["optimization.schedule=steps", "data.on_bad_record=ignore"],
-            ["schedule='steps'", "data.on_bad_record='ignore' does not fit; set error, skip"],
+            ["schedule.warmup=1", "data.on_bad_record=ignore"],
+            [
+                "schedule.warmup=1; a share of",
+                "data.on_bad_record='ignore' does not fit; set error, skip",
+            ],
         ),
         (["data.path=/nowhere.jsonl"], ["data.path=/nowhere.jsonl: no such file"]),
         (["data.image_root=/nowhere"], ["data.image_root=/nowhere: no such folder"]),

@@ -33,7 +33,7 @@ def test_every_problem_of_a_config_is_told_at_once(composed: Callable[..., DictC
     [
         ("train", "loss.betta=1", "loss.betta does not exist; did you mean loss.kind.beta?"),
         ("train", "loss.attention.wieght=1", "loss.attention.wieght does not exist; did you mean weight?"),
-        ("train", "optimization.lr=1", "optimization.lr does not exist; valid names: betas, learning_rate"),
+        ("train", "optimizer.learning_rate=1", "optimizer.learning_rate does not exist; valid names: betas, eps, lr"),
         ("train", "sede=1", "sede does not exist; did you mean seed?"),
         ("generate", "shard.cuont=2", "shard.cuont does not exist; did you mean count?"),
         (

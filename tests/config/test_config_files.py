@@ -1,18 +1,22 @@
 """Every file of conf/ and experiments/ composes, names only keys that exist, and builds what needs no weights."""
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.check import check_config
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.errors import ConfigError
-from lookright.training.trainer import TrainerSettings
+from lookright.training.trainer import NOT_PASSED, TrainerSettings
 
+PRESETS = ("experiment", "debug")
+"""Groups whose files set keys of others."""
 COMMANDS = ("generate", "train", "infer", "tune_adaptive")
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments").glob("*.yaml"))
 
@@ -21,7 +25,7 @@ def groups_of(command: str) -> list[str]:
     """Groups that the command's defaults list names."""
     defaults = OmegaConf.load(CONFIG_FOLDER / f"{command}.yaml").defaults
     names = [next(iter(entry)) for entry in defaults if OmegaConf.is_dict(entry)]
-    return [name for name in names if name != "experiment" and not name.startswith("override ")]
+    return [name for name in names if name not in PRESETS and not name.startswith("override ")]
 
 
 def choices() -> list[tuple[str, str, str]]:
@@ -44,9 +48,7 @@ def fill(config: DictConfig, folder: Path) -> DictConfig:
 
 
 def test_every_file_belongs_to_a_command() -> None:
-    folders = {
-        path.name for path in CONFIG_FOLDER.iterdir() if path.is_dir() and path.name not in ("hydra", "experiment")
-    }
+    folders = {path.name for path in CONFIG_FOLDER.iterdir() if path.is_dir() and path.name not in ("hydra", *PRESETS)}
     assert folders == {group for command in COMMANDS for group in groups_of(command)}
 
 
@@ -75,7 +77,33 @@ def test_option(
 def test_trainer_files_have_all_keys(option: str, composed: Callable[..., DictConfig]) -> None:
     """What a user can set does not depend on the hardware."""
     given = set(composed("train", f"trainer={option}").trainer) - {"_target_"}
-    assert given == set(TrainerSettings.__dataclass_fields__)
+    own = set(signature(TrainerSettings).parameters) - {"lightning"}
+    assert given == own | set(signature(Trainer).parameters) - set(NOT_PASSED)
+
+
+def test_what_goes_to_lightning_is_its_default(composed: Callable[..., DictConfig]) -> None:
+    """A key of cpu.yaml that nobody sets changes nothing, but for two that say and do less."""
+    settings = instantiate(composed("train").trainer, _convert_="all")
+    defaults = {name: one.default for name, one in signature(Trainer).parameters.items()}
+    # null is Lightning's own choice here
+    other = {"num_sanity_val_steps": 0, "enable_model_summary": False, "deterministic": False}
+    assert {name: value for name, value in settings.lightning.items() if value != defaults[name]} == other
+
+
+def test_every_argument_of_lightning_is_taken_or_told_where_it_is_set() -> None:
+    assert set(NOT_PASSED) < set(signature(Trainer).parameters)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_FOLDER / "debug").glob("*.yaml")))
+def test_debug_presets_have_their_way_with_an_experiment(name: str, composed: Callable[..., DictConfig]) -> None:
+    for experiment in EXPERIMENTS:
+        config = composed("train", f"experiment={experiment}", f"debug={name}", "data.path=x", "output=y")
+        config.backbone.path = "z"
+        check_config(config)
+        preset = OmegaConf.load(CONFIG_FOLDER / "debug" / f"{name}.yaml").trainer
+        assert {key: config.trainer[key] for key in preset if key != "checkpoint_every"} == {
+            key: preset[key] for key in preset if key != "checkpoint_every"
+        }
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

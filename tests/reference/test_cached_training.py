@@ -12,11 +12,11 @@ from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
 from lookright.reference.cached import CachedLogps
 from lookright.reference.frozen_copy import FrozenCopy
-from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule, prepare_reference
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.reference.cached_parts import counted_passes, load_data, make_pair, write_data
+from tests.training.parts import make_optimization
 from tests.weighted import make_loss
 
 NUM_EPOCHS = 3
@@ -26,7 +26,7 @@ class Losses(PreferenceModule):
     """Keeps what it logs."""
 
     def __init__(self, pair: ModelPair) -> None:
-        super().__init__(pair, make_loss(), Optimization(learning_rate=1e-2), NUM_EPOCHS * 2)
+        super().__init__(pair, make_loss(), make_optimization(1e-2), NUM_EPOCHS * 2)
         self.found: list[tuple[str, float]] = []
 
     def log(self, name: str, value: object, **options: object) -> None:

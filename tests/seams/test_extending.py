@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
@@ -100,7 +101,7 @@ def test_the_table_names_every_section_and_classes_that_exist() -> None:
     assert [anchor for anchor, *_ in rows] == [title.lower().replace(",", "").replace(" ", "-") for title in sections]
     assert list(COMMANDS) == sections
     for _, classes, folders in rows:
-        module, _, name = re.findall(r"`(lookright\.[\w.]+)`", classes)[0].rpartition(".")
+        module, _, name = re.findall(r"`((?:lookright|lightning|torch)\.[\w.]+)`", classes)[0].rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), name), type)
         for folder in re.findall(r"`([\w/]+)/`", folders):
             assert any(file.startswith(f"conf/{folder}/") for file in FILES), folder
@@ -202,6 +203,39 @@ def test_a_metric(documented: Documented, questions: list[str], tmp_path: Path) 
     share = 100 * sum(line["short"] for line in lines) / len(lines)
     assert result["short"]["single_image"]["value"] == pytest.approx(share)
     assert "Short answers" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_optimiser_and_a_schedule(documented: Documented, small_run: list[str], tmp_path: Path) -> None:
+    own = [override for override in small_run if not override.startswith("optimizer.")]
+    train(documented("An optimiser and a schedule", *own, "data.val_fraction=0", f"output={tmp_path / 'run'}"))
+    # seven steps: one climbs, three of six are at the peak, and the last half goes down
+    rates = [value for _, value in read_columns(tmp_path / "run" / "metrics.csv")["train/learning_rate"]]
+    assert rates == pytest.approx([1e-3 * share for share in (1, 1, 1, 1, 1, 2 / 3, 1 / 3)])
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {tuple(state) for state in saved["optimizer_states"][0]["state"].values()} == {("mean",)}
+    with pytest.raises(ConfigError, match=r"optimizer\.beta does not exist; did you mean betas\?"):
+        check_config(documented("An optimiser and a schedule", "+optimizer.beta=1", "output=x"))
+    with pytest.raises(ConfigError, match=r"schedule\.warmup=1\.5; a share of the steps"):
+        train(documented("An optimiser and a schedule", *own, "schedule.warmup=1.5", "output=x"))
+
+
+def test_a_step_of_the_optimiser_by_hand(mine: Path) -> None:
+    """Two steps of size 0.1 against the gradient's sign, though the second gradient is a thousandth of the first."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    optimizer = importlib.import_module("my_optimizers").Lion([weight], lr=0.1)
+    for scale in (1.0, 1e-3):
+        weight.grad = scale * torch.tensor([2.0, -3.0])
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.8, -0.8]))
+
+
+def test_a_callback(documented: Documented, small_run: list[str], tmp_path: Path) -> None:
+    train(documented("A callback", *small_run, f"output={tmp_path / 'run'}"))
+    columns = read_columns(tmp_path / "run" / "metrics.csv")
+    assert len(columns["train/grad_norm"]) == 6 and all(value > 0 for _, value in columns["train/grad_norm"])
+    with pytest.raises(ConfigError, match=r"monitor='train/grad_nrom' is not measured; did you mean train/grad_norm\?"):
+        wrong = "callbacks.early_stopping.monitor=train/grad_nrom"
+        train(documented("A callback", *small_run, wrong, f"output={tmp_path / 'wrong'}"))
 
 
 def test_a_reader(documented: Documented, one_step: list[str], tmp_path: Path) -> None:

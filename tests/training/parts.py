@@ -1,16 +1,18 @@
 """Preference modules in small, and the manual step that the tests take."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.losses.composite import CompositeLoss
 from lookright.packing.batch import PackedBatch, pack
 from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair, Reference
-from lookright.training.optimization import Optimization
+from lookright.training.optimization import Linear, Optimization, Schedule
 from lookright.training.preference import PreferenceModule
 from lookright.tuning.lora import LoraTuning
 from tests.examples import LONG, lively_model, make_example
@@ -31,8 +33,20 @@ def make_module(
     policy = tuning.apply(backbone, lively_model(backbone, dtype))
     pair = ModelPair(backbone, policy, AdapterOff() if reference is None else reference)
     loss = make_loss(threshold=1.0) if loss is None else loss
-    module = PreferenceModule(pair, loss, Optimization(learning_rate=rate, projector_learning_rate=rate / 2), 10)
+    module = PreferenceModule(pair, loss, make_optimization(rate, rate / 2), 10)
     return module.train()
+
+
+def make_optimization(
+    rate: float = 5e-5,
+    projector_rate: float | None = 2e-5,
+    schedule: Schedule | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> Optimization:
+    """AdamW and a linear schedule, as `conf/` has them."""
+    optimizer = partial(AdamW, lr=rate, betas=betas, weight_decay=weight_decay)
+    return Optimization(optimizer=optimizer, schedule=schedule or Linear(), projector_lr=projector_rate)
 
 
 def make_batch(backbone: LlavaBackbone) -> PackedBatch:

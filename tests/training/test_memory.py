@@ -27,11 +27,11 @@ from lookright.reference.adapter_off import AdapterOff
 from lookright.reference.base import ModelPair
 from lookright.reference.frozen_copy import FrozenCopy
 from lookright.training.memory import StepSettings, peak_memory
-from lookright.training.optimization import Optimization
 from lookright.training.preference import PreferenceModule
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
 from tests.examples import LONG, make_example
+from tests.training.parts import make_optimization
 from tests.weighted import make_loss
 
 folder, tuning, checkpointing = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
@@ -46,7 +46,7 @@ with open("/proc/self/statm") as file:
 chosen = FullTuning() if tuning == "full" else LoraTuning(r=16, alpha=32, dropout=0.05)
 reference = FrozenCopy() if tuning == "full" else AdapterOff()
 pair = ModelPair(backbone, chosen.apply(backbone, backbone.build(weights=False)), reference)
-module = PreferenceModule(pair, make_loss(), Optimization(), 10)
+module = PreferenceModule(pair, make_loss(), make_optimization(), 10)
 if checkpointing:
     module.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
 module.train()

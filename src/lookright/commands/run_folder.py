@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.entry import given_overrides
 from lookright.config.made_by import describe_data, described_values, made_by
 from lookright.config.references import resolved
+from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair, write_training
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
@@ -39,9 +41,12 @@ def saved_config(config: DictConfig) -> DictConfig:
     saved = OmegaConf.load(folder / CONFIG_FILE)
     strange = sorted(set(saved) ^ set(config))
     if strange:
+        known = [str(name) for name in config]
+        renamed = [told for told in (new_names(str(name), known) for name in saved) if told is not None]
         raise ConfigError(
             f"resume={folder}: config.yaml was saved by another version of this program ({', '.join(strange)}); "
             "go on with that version (made_by.json or the log names it), or start anew with another output"
+            f"{''.join(f'; {told}' for told in renamed)}"
         )
     saved.resume, saved.output = str(folder), str(folder)
     return saved
@@ -77,6 +82,16 @@ def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, secon
         "dropped": dict(data.dropped),
         "seconds": round(seconds, 1),
         "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+    }
+
+
+def describe_best(keeper: ModelCheckpoint, folder: Path) -> dict[str, Any]:
+    """Return what `summary.json` says of the checkpoint that a callback kept by a metric: metric, value, file."""
+    path = Path(keeper.best_model_path)
+    return {
+        "metric": keeper.monitor,
+        "value": float(keeper.best_model_score),
+        "checkpoint": str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path),
     }
 
 

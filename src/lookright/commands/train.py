@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from omegaconf import DictConfig
 from peft import PeftModel
 
@@ -22,23 +23,25 @@ from lookright.commands.run_folder import (
     LAST_CHECKPOINT,
     REPORT_FILE,
     SUMMARY_FILE,
+    describe_best,
     open_folder,
     saved_config,
     summarise,
     write_page,
 )
-from lookright.commands.train_parts import TrainParts, check_parts
+from lookright.commands.train_parts import TrainParts, check_monitors, check_parts
 from lookright.config.entry import launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair
+from lookright.training.callbacks import best_checkpoints
 from lookright.training.compilation import compile_blocks
 from lookright.training.loggers import close, with_metrics_file
-from lookright.training.optimization import count_steps
+from lookright.training.optimization import count_steps, limited
 from lookright.training.plan import print_plan
 from lookright.training.preference import PreferenceModule, prepare_reference
 
-SHOWN_GROUPS = ("loss", "reference", "tuning", "optimization", "trainer")
+SHOWN_GROUPS = ("loss", "reference", "tuning", "optimizer", "schedule", "callbacks", "trainer")
 """Whose values the page shows."""
 
 
@@ -57,6 +60,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     # read: records and pictures
     data = parts.data
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
+    check_monitors(parts)
 
     # build: the trainer, then policy and reference with their weights
     trainer = _trainer(parts)
@@ -81,6 +85,10 @@ def train(config: DictConfig) -> dict[str, Any]:
     else:
         summary = json.loads((folder / SUMMARY_FILE).read_text())
     if trainer.is_global_zero:
+        best = best_checkpoints(parts.callbacks)
+        if best and trained:
+            summary["best"] = {name: describe_best(one, folder) for name, one in best.items() if one.best_model_path}
+        summary["saved"] = _take_best(module, *best.values()) if config.save == "best" else "last"
         summary["weights"] = _save(module, folder)
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         if trained:
@@ -103,6 +111,7 @@ def _trainer(parts: TrainParts) -> Trainer:
         seed=config.seed,
         has_validation=len(parts.data.val_set) > 0,
         idle_parameters=parts.idle_parameters,
+        callbacks=list(parts.callbacks.values()),
     )
     _refuse_sweep(trainer)
     return trainer
@@ -125,10 +134,23 @@ def _count_steps(parts: TrainParts, trainer: Trainer) -> int:
     """Optimiser steps of the run. The trainer tells the data how many processes share them."""
     settings, data = parts.settings, parts.data
     data.trainer = trainer
-    num_batches = len(data.train_dataloader())
+    num_batches = limited(len(data.train_dataloader()), trainer.limit_train_batches)
+    if num_batches == 0:
+        raise ConfigError(f"trainer.limit_train_batches={trainer.limit_train_batches} leaves no batch; raise it")
     if len(data.val_set):
         settings.check_validation(num_batches)
     return count_steps(num_batches, settings.accumulate_grad_batches, settings.max_epochs, settings.max_steps)
+
+
+def _take_best(module: PreferenceModule, keeper: ModelCheckpoint) -> str:
+    """Put the best weights that a callback kept into the policy; returns which weights it then has."""
+    if not keeper.best_model_path:
+        rank_zero_warn("save=best: the run ended before a validation, so the last weights are saved")
+        return "last"
+    kept = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(kept, strict=False)
+    assert kept.keys() == module.state_dict().keys(), "a checkpoint holds all that trains"
+    return "best"
 
 
 def _save(module: PreferenceModule, folder: Path) -> str:

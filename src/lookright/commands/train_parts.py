@@ -1,21 +1,28 @@
 """What a config of `train.py` names, built and checked before any weights load."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from lightning import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from lookright.attention.band import layer_band
 from lookright.backbones.base import Backbone
-from lookright.config.check import Problems
+from lookright.config.check import Problems, nearest_of
 from lookright.config.references import origin
 from lookright.errors import ConfigError
 from lookright.losses.composite import CompositeLoss
 from lookright.reference.base import ModelPair
+from lookright.training.callbacks import best_checkpoints, monitors
 from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
+from lookright.training.preference import logged_metrics
 from lookright.training.trainer import TrainerSettings
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
@@ -32,6 +39,7 @@ class TrainParts:
     loss: CompositeLoss
     tuning: LoraTuning | FullTuning
     optimization: Optimization
+    callbacks: dict[str, Callback]
 
     @property
     def idle_parameters(self) -> bool:
@@ -50,7 +58,7 @@ class TrainParts:
 def check_parts(config: DictConfig) -> TrainParts:
     """Build what the config names and try what needs no weights. Raises ConfigError with the problems of all parts."""
     problems = Problems(config)
-    settings = problems.build("trainer")
+    settings = problems.build("trainer", "all")
     backbone = problems.build("backbone")
     data = problems.build("data", "all")
     loss = problems.build("loss", "all")
@@ -61,9 +69,8 @@ def check_parts(config: DictConfig) -> TrainParts:
             raise ConfigError("loss is null; set loss=preference")
         if config.reference is None and loss is not None and loss.needs_reference:
             raise ConfigError("the loss compares with a reference; set reference=adapter_off, or loss.alpha=0")
-    optimization = None
-    with problems:
-        optimization = Optimization(**OmegaConf.to_container(config.optimization))
+    optimization = _optimization(problems)
+    callbacks = _callbacks(problems)
     problems.finish()
     parts = TrainParts(
         config=config,
@@ -73,6 +80,7 @@ def check_parts(config: DictConfig) -> TrainParts:
         loss=loss,
         tuning=tuning,
         optimization=optimization,
+        callbacks=callbacks,
     )
     for name, read in loss.attention_reads.items():
         layer_band(backbone.num_layers, read.layers, key=origin(config, f"loss.terms.{name}.term.layers"))
@@ -81,3 +89,66 @@ def check_parts(config: DictConfig) -> TrainParts:
         with torch.device("meta"):
             parts.pair(backbone.build(weights=False))
     return parts
+
+
+def check_monitors(parts: TrainParts) -> None:
+    """Raise ConfigError where a callback monitors a metric that this run will not measure; records are read."""
+    measured = logged_metrics(parts.loss, parts.data.val_set.records)
+    # what a callback logs itself, it says
+    measured += [name for one in parts.callbacks.values() for name in getattr(one, "logs", ())]
+    unknown = {name: metric for name, metric in monitors(parts.callbacks).items() if metric not in measured}
+    nothing_held_out = "" if len(parts.data.val_set) else "no pair is held out: set data.val_fraction or val_path; "
+    messages = [
+        f"callbacks.{name}.monitor={metric!r} is not measured; "
+        f"{nothing_held_out if metric.startswith('val/') else ''}{nearest_of(metric, measured)}"
+        for name, metric in unknown.items()
+    ]
+    if messages:
+        raise ConfigError("\n".join(messages))
+
+
+def _optimization(problems: Problems) -> Optimization | None:
+    """Optimiser and schedule of a config, tried on a parameter of no use; None where `problems` tells of a fault."""
+    config = problems.config
+    made: list[Any] = []
+    for group in ("optimizer", "schedule"):
+        with problems:
+            made.append(_built(group, lambda group=group: problems.build(group, "all")))
+    if len(made) < 2 or None in made:
+        return None
+    with problems:
+        optimization = Optimization(optimizer=made[0], schedule=made[1], projector_lr=config.projector_lr)
+        optimization.check()
+        return optimization
+    return None
+
+
+def _callbacks(problems: Problems) -> dict[str, Callback]:
+    """Callbacks of a config by name, without those that are null or that `problems` tells of."""
+    nodes, found = problems.config.callbacks or {}, {}
+    for name in (name for name, node in nodes.items() if node is not None):
+        with problems:
+            one = _built(f"callbacks.{name}", lambda name=name: problems.build(f"callbacks.{name}", "all"))
+            if one is not None and not isinstance(one, Callback):
+                raise ConfigError(f"callbacks.{name}._target_={nodes[name]['_target_']} is no lightning.Callback")
+            found[str(name)] = one
+    save = problems.config.save
+    with problems:
+        if save not in ("last", "best"):
+            raise ConfigError(f"save={save!r}; valid: last, best")
+        if save == "best" and len(best_checkpoints(found)) != 1:
+            raise ConfigError("save=best needs one callback that keeps the best; set callbacks=[best_checkpoint]")
+        if save == "best" and str(problems.config.trainer.strategy).startswith(("fsdp", "deepspeed")):
+            raise ConfigError("save=best reads a checkpoint of one file; set trainer=gpu or ddp, or save=last")
+    return found
+
+
+def _built(path: str, build: Callable[[], Any]) -> Any:
+    """What `build` gives. Raises ConfigError, with the key, for what a class of a library refuses."""
+    try:
+        return build()
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, TypeError | ValueError | MisconfigurationException):
+            raise
+        partial = "; without _partial_: true it is built without the model" if "missing" in str(error) else ""
+        raise ConfigError(f"{path}: {error.__cause__}{partial}") from error

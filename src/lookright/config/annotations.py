@@ -1,15 +1,40 @@
 """Whether a value of a config fits what a signature says of it."""
 
-from collections.abc import Collection, Mapping, Sequence
-from inspect import isabstract, isclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter, isabstract, isclass, signature
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig
 
 SEQUENCES = (list, tuple, Sequence, Collection)
 NAMES = {NoneType: "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 OBJECT = "a mapping with _target_"
+
+
+@dataclass(slots=True, frozen=True)
+class ArgumentsOf:
+    """Annotates `**arguments` that `target` is called with: its names are valid keys, with its own annotations.
+
+    `elsewhere` are those that something else sets, each with what to do instead.
+    """
+
+    target: Callable[..., Any]
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Those of the target that are passed on."""
+        named = signature(self.target).parameters
+        return {name: one for name, one in named.items() if name not in self.elsewhere}
+
+
+def passed_on(annotation: Any) -> ArgumentsOf | None:
+    """The `ArgumentsOf` in an annotation."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((one for one in annotation.__metadata__ if isinstance(one, ArgumentsOf)), None)
 
 
 def misfit(value: Any, annotation: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
@@ -13,8 +14,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from lookright.config.annotations import OBJECT, misfit
+from lookright.config.annotations import OBJECT, misfit, passed_on
 from lookright.config.references import ShortName, lost_references, origin, references
+from lookright.config.renamed import new_names
 from lookright.errors import ConfigError, LookRightError, ParameterError
 
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -100,10 +102,22 @@ def _faults(config: DictConfig) -> Iterator[tuple[str, str]]:
     missing = [] if lost else sorted(OmegaConf.missing_keys(config))
     yield from ((key, f"{key} is not set; set {key}=...") for key in missing)
     referred = references(config)
+    yield from _strange_roots(config, referred)
     for path, node in _targets(config):
         for place, message in _against_signature(path, node, referred):
             # one value at fault is one line, however many refer to it
             yield origin(config, place), message.replace(place, origin(config, place), 1)
+
+
+def _strange_roots(config: DictConfig, referred: set[str]) -> Iterator[tuple[str, str]]:
+    """Keys of the root that the command does not have (`+` adds any), and that no other key refers to."""
+    schema = OmegaConf.get_type(config)
+    if not is_dataclass(schema):
+        return
+    valid = [entry.name for entry in fields(schema)]
+    for key in (str(name) for name in config):
+        if key not in valid and not any(path.partition(".")[0] == key for path in referred):
+            yield key, new_names(key, valid) or unknown_key(key, valid)
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -135,12 +149,18 @@ def _against_signature(path: str, node: DictConfig, referred: set[str]) -> Itera
     except NameError:
         parameters = inspect.signature(target).parameters
     others = next((one for one in parameters.values() if one.kind is one.VAR_KEYWORD), None)
+    passed = None if others is None else passed_on(others.annotation)
+    if passed is not None:
+        parameters = passed.parameters | {name: one for name, one in parameters.items() if one is not others}
+        others = None
     for key in node:
         place = f"{path}.{key}"
         if key in parameters:
             yield from _against_annotation(place, node, key, parameters[key].annotation)
         elif key in RESERVED:
             continue
+        elif passed is not None and key in passed.elsewhere:
+            yield place, f"{place} is set by other means; {passed.elsewhere[key]}"
         elif others is None:
             yield place, unknown_key(place, list(parameters))
         elif others.annotation is ShortName:
@@ -194,5 +214,17 @@ def unknown_key(path: str, valid: list[str], deeper: Collection[str] = ()) -> st
         near = [alone[key]]
     else:
         near = get_close_matches(key, valid, n=1) or [alone[name] for name in get_close_matches(key, alone, n=1)]
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{path} does not exist; {hint}valid names: {', '.join(sorted(valid)) or 'none'}"
+    return f"{path} does not exist; {_hint(near)}{_names(valid)}"
+
+
+def nearest_of(name: str, valid: Collection[str]) -> str:
+    """The part of a message that tells the nearest and all valid names."""
+    return f"{_hint(get_close_matches(name, valid, n=1))}{_names(valid)}"
+
+
+def _hint(near: Sequence[str]) -> str:
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _names(valid: Collection[str]) -> str:
+    return f"valid names: {', '.join(sorted(valid)) or 'none'}"

@@ -19,6 +19,7 @@ from lookright.config import schema
 from lookright.config.check import RESERVED, own_error, unknown_key
 from lookright.config.console import quiet
 from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.renamed import new_names
 from lookright.errors import LookRightError
 
 EXIT_USER_ERROR = 2
@@ -68,10 +69,14 @@ def explain(error: Exception, config_name: str, folder: Path = CONFIG_FOLDER) ->
     text = "\n".join(dict.fromkeys(str(part).split("\nConfig search path")[0].rstrip() for part in chain))
     if "hydra/launcher/submitit_slurm" in text:
         return f"{text}\nhydra/launcher=slurm needs the extra [slurm]: pip install 'lookright[slurm]'"
-    found = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Could not override '([\w.]+)'", text)
+    given = re.search(r"Could not override '([\w.]+)'", text)
+    found = re.search(r"full_key: ([\w.]+)", text) or given
     if found is None or ("is not in struct" not in text and "not in '" not in text):
         return text
     config = _composed(config_name, folder)
+    renamed = new_names((given or found)[1], [str(name) for name in config])
+    if renamed is not None:
+        return renamed
     parent = found[1].rpartition(".")[0]
     holder = OmegaConf.select(config, parent) if parent else config
     deeper = [path for path in _paths(holder, parent) if path.rpartition(".")[0] != parent]

@@ -45,7 +45,8 @@ class Key:
 class ConfigFile:
     """One YAML file; `comment` is what it says of itself, `bases` are files that it builds on.
 
-    `choices` are the groups of its defaults list, each with its option and its comment.
+    `choices` are the groups of its defaults list, each with its option and its comment. `is_global`: its keys are those
+    of the whole config.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ConfigFile:
     bases: list[str]
     choices: dict[str, tuple[str, str]]
     keys: list[Key]
+    is_global: bool = False
 
     @property
     def target(self) -> str | None:
@@ -73,6 +75,7 @@ def read_file(path: Path) -> ConfigFile:
         bases=bases,
         choices=choices,
         keys=[key for key in _keys(root, lines) if key.path.partition(".")[0] != "defaults"],
+        is_global="@package _global_" in text.partition("\n")[0],
     )
 
 
@@ -180,15 +183,18 @@ def _option(group: str, file: ConfigFile) -> Iterator[str]:
         words.append(f"Builds `{file.target}`.")
     if file.bases:
         words.append(f"Every key that is not listed is that of {', '.join(_code(base) for base in file.bases)}.")
-    for name, (option, comment) in file.choices.items():
+    if file.is_global and file.choices:
+        chosen = ", ".join(_code(f"{name}={option or '[]'}") for name, (option, _) in file.choices.items())
+        words.append(f"Chooses {chosen}.")
+    for name, (option, comment) in () if file.is_global else file.choices.items():
         default = f", default {_code(option)}" if option else ""
         words.append(f"Group `{group}/{name}`{default}{f': {comment}' if comment else ''}.")
     if words:
         yield " ".join(words)
-    prefix = group.replace("/", ".")
+    prefix = "" if file.is_global else f"{group.replace('/', '.')}."
     keys = [key for key in file.keys if key.path != "_target_"]
     if keys:
-        yield _table([replace(key, path=f"{prefix}.{key.path}") for key in keys])
+        yield _table([replace(key, path=f"{prefix}{key.path}") for key in keys])
 
 
 def _experiments(paths: list[Path]) -> Iterator[str]:

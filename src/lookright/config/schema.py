@@ -8,7 +8,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from lookright.config import folders
-from lookright.training.optimization import Optimization
 
 
 @dataclass
@@ -62,9 +61,13 @@ class TrainConfig:
     loss: Any = None
     reference: Any = None
     tuning: Any = MISSING
-    optimization: Optimization = field(default_factory=Optimization)
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    projector_lr: float | None = 2e-5
     trainer: Any = MISSING
     logger: Any = None
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    save: str = "last"
     seed: int = 0
     output: str | None = None
     resume: str | None = None

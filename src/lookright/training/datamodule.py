@@ -129,8 +129,11 @@ class PreferenceData(LightningDataModule):
         self.val_sampler = PairBatchSampler(val_lengths, **shared, shuffle=False)
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled by seed and epoch."""
-        return self._loader(self.train_set, self._dealt(self.train_sampler))
+        """Shuffled by seed and epoch; in file order with `trainer.overfit_batches`."""
+        sampler = self._dealt(self.train_sampler)
+        # Lightning turns off the shuffling of torch's own samplers alone, and every epoch would overfit another batch
+        sampler.shuffle = self.trainer is None or not self.trainer.overfit_batches
+        return self._loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         """Held-out pairs in file order; none where nothing is held out."""

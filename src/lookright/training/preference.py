@@ -1,7 +1,7 @@
 """Preference tuning as a LightningModule over a policy/reference pair."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lookright.attention.band import layer_band
-from lookright.losses.base import AttentionRead, PairScores
+from lookright.losses.base import AttentionRead, PairScores, SideScores
 from lookright.losses.composite import CompositeLoss, pair_scores
 from lookright.packing.batch import PackedBatch
 from lookright.packing.forward import RatioRead
 from lookright.reference.base import ModelPair, Preparation
 from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
+from lookright.types import Preference
 
 HeldOut = tuple[str, dict[str, float]]
 """Format and metrics of one pair."""
@@ -153,6 +154,29 @@ def held_out_means(pairs: Mapping[str, HeldOut]) -> dict[str, float]:
                 if label:
                     values.setdefault(f"val/{label}/{name}", []).append(value)
     return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}
+
+
+def logged_metrics(loss: CompositeLoss, held_out: Sequence[Preference]) -> list[str]:
+    """Names of what a run logs under `train/` and, of the held-out pairs, under `val/`."""
+    side = SideScores(logps=torch.full((1,), -1.0), num_tokens=torch.ones(1, dtype=torch.int))
+    rejected = SideScores(logps=torch.full((1, 1), -1.0), num_tokens=torch.ones(1, 1, dtype=torch.int))
+    scores = PairScores(
+        policy_chosen=side,
+        policy_rejected=rejected,
+        reference_chosen=side.logps if loss.needs_reference else None,
+        reference_rejected=rejected.logps if loss.needs_reference else None,
+        attention_ratio=torch.full((1,), 0.5) if loss.needs_attention else None,
+        attention_ratios={read: torch.full((1,), 0.5) for read in loss.attention_reads.values()},
+    )
+    own = {"loss", *loss(scores)[1], *loss.metrics(scores)}
+    looks = {"attention_ratio", "even_ratio"} | {f"attention_ratio_{name}" for name in list(loss.attention_reads)[1:]}
+    train = own | {"learning_rate"} | (looks if loss.needs_attention else set())
+    names = [f"train/{name}" for name in train]
+    for label in dict.fromkeys(["", *(record.format for record in held_out if record.format)]):
+        pairs = [record for record in held_out if label in ("", record.format)]
+        found = own | set(scores.logps_margins()) | (looks if any(one.target is not None for one in pairs) else set())
+        names += [f"val/{label}/{name}" if label else f"val/{name}" for name in found if pairs]
+    return sorted(names)
 
 
 def prepare_reference(module: PreferenceModule, data: PreferenceData, trainer: Trainer) -> None:

@@ -1,9 +1,9 @@
 """The `trainer` group: hardware, precision and length of a run."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning import Callback, Trainer
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lookright.attention.kernels import check_kernel
 from lookright.backbones.loading import DTYPES
+from lookright.config.annotations import ArgumentsOf
 from lookright.errors import ConfigError
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
 from lookright.training.precision import cpu_has_bfloat16, cpu_precision
@@ -20,7 +21,22 @@ from lookright.training.precision import cpu_has_bfloat16, cpu_precision
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
 
 
-@dataclass(slots=True, kw_only=True)
+NOT_PASSED = {
+    "logger": "set logger=csv, tensorboard or wandb",
+    "callbacks": "set callbacks=[early_stopping], say",
+    "default_root_dir": "set output",
+    "enable_progress_bar": "set trainer.progress_bar",
+    "enable_checkpointing": "set trainer.checkpoint_every",
+    "fast_dev_run": "set debug=steps, which also writes the files of a run",
+    "barebones": "leave it out: a run's files hold what it measured",
+    "use_distributed_sampler": "leave it out: ranks share the batches as it is",
+    "reload_dataloaders_every_n_epochs": "leave it out: every epoch has its own order as it is",
+    "limit_test_batches": "set trainer.limit_val_batches; test sets are for infer.py",
+    "limit_predict_batches": "set trainer.limit_val_batches; test sets are for infer.py",
+}
+"""Arguments of Lightning's `Trainer` that something else sets, and what to do."""
+
+
 class TrainerSettings:
     """How a run is trained.
 
@@ -29,31 +45,40 @@ class TrainerSettings:
     optimiser steps, None is once an epoch; `val_check_interval` is a share of an epoch or a number of batches;
     `num_threads` for the CPU, None for torch's own choice; `attention_kernel` is what attends the prompts (see
     `attention.kernels`); `compile` fuses what a decoder layer does to each token by itself; `plan` prints what a run
-    would take and loads no weights.
+    would take and loads no weights. `lightning` is any other argument of Lightning's `Trainer`.
     """
 
-    accelerator: str = "cpu"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    model_dtype: str = "float32"
-    max_epochs: int | None = 1
-    max_steps: int = -1
-    accumulate_grad_batches: int = 1
-    gradient_clip_val: float | None = None
-    gradient_checkpointing: bool = False
-    val_check_interval: int | float | None = None
-    checkpoint_every: int | None = None
-    log_every_n_steps: int = 1
-    num_threads: int | None = None
-    attention_kernel: str = "auto"
-    compile: bool = False
-    progress_bar: bool = True
-    deterministic: bool = False
-    plan: bool = False
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        accelerator: str = "cpu",
+        devices: int | str | list[int] = 1,
+        num_nodes: int = 1,
+        strategy: str = "auto",
+        precision: str = "32-true",
+        model_dtype: str = "float32",
+        max_epochs: int | None = 1,
+        max_steps: int = -1,
+        accumulate_grad_batches: int = 1,
+        gradient_checkpointing: bool = False,
+        val_check_interval: int | float | None = None,
+        checkpoint_every: int | None = None,
+        log_every_n_steps: int = 1,
+        num_threads: int | None = None,
+        attention_kernel: str = "auto",
+        compile: bool = False,
+        progress_bar: bool = True,
+        plan: bool = False,
+        **lightning: Annotated[Any, ArgumentsOf(Trainer, NOT_PASSED)],
+    ) -> None:
+        self.accelerator, self.devices, self.num_nodes, self.strategy = accelerator, devices, num_nodes, strategy
+        self.precision, self.model_dtype, self.num_threads = precision, model_dtype, num_threads
+        self.max_epochs, self.max_steps, self.accumulate_grad_batches = max_epochs, max_steps, accumulate_grad_batches
+        self.gradient_checkpointing, self.attention_kernel = gradient_checkpointing, attention_kernel
+        self.val_check_interval, self.checkpoint_every = val_check_interval, checkpoint_every
+        self.log_every_n_steps, self.progress_bar = log_every_n_steps, progress_bar
+        self.compile, self.plan = compile, plan
+        self.lightning: dict[str, Any] = {"enable_model_summary": False, "num_sanity_val_steps": 0, **lightning}
         problems = list(self._problems())
         if problems:
             raise ConfigError("\n".join(problems))
@@ -86,53 +111,63 @@ class TrainerSettings:
         if self.max_epochs is not None and self.max_epochs < 1:
             yield f"trainer.max_epochs={self.max_epochs}; set 1 or more, or null with max_steps"
 
-    def build(self, folder: Path, logger: Any, *, seed: int, has_validation: bool, idle_parameters: bool) -> Trainer:
+    def build(
+        self,
+        folder: Path,
+        logger: Any,
+        *,
+        seed: int,
+        has_validation: bool,
+        idle_parameters: bool,
+        callbacks: Sequence[Callback] = (),
+    ) -> Trainer:
         """A Lightning Trainer that writes checkpoints below `folder`. Raises ConfigError for what Lightning refuses.
 
         `idle_parameters`: some parameters that train get no gradient from the loss, which DDP must be told.
+        `callbacks` run beside our own.
         """
+        options = dict(self.lightning)
+        if not has_validation:
+            options["limit_val_batches"] = 0
+        given = options.pop("plugins", None) or []
+        own = cpu_precision(self.precision) if self.accelerator == "cpu" else None
+        plugins = [*(given if isinstance(given, list) else [given]), *([] if own is None else [own])]
         try:
-            return self._build(folder, logger, seed, has_validation, idle_parameters)
+            return Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self._strategy(idle_parameters),
+                precision=self.precision if own is None else None,
+                plugins=plugins or None,
+                max_epochs=self.max_epochs,
+                max_steps=self.max_steps,
+                accumulate_grad_batches=self.accumulate_grad_batches,
+                val_check_interval=self.val_check_interval if has_validation else None,
+                log_every_n_steps=self.log_every_n_steps,
+                enable_progress_bar=self.progress_bar,
+                use_distributed_sampler=False,
+                default_root_dir=folder,
+                logger=logger,
+                callbacks=self._callbacks(folder, seed, callbacks),
+                **options,
+            )
         except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
             raise ConfigError(f"trainer: {error}") from error
 
     def check_validation(self, num_batches: int) -> None:
         """Raise ConfigError where no validation would fit an epoch of `num_batches` batches."""
         value = self.val_check_interval
-        valid = value is None or (0 < value <= 1 if isinstance(value, float) else 1 <= value <= num_batches)
+        # null counts batches over all epochs
+        most = math.inf if self.lightning.get("check_val_every_n_epoch", 1) is None else num_batches
+        valid = value is None or (0 < value <= 1 if isinstance(value, float) else 1 <= value <= most)
         if not valid:
             raise ConfigError(
                 f"trainer.val_check_interval={value}; an epoch has {num_batches} batches: set a whole number of them, "
                 "a share such as 0.5, or null for once an epoch"
             )
 
-    def _build(self, folder: Path, logger: Any, seed: int, has_validation: bool, idle_parameters: bool) -> Trainer:
-        plugin = cpu_precision(self.precision) if self.accelerator == "cpu" else None
-        return Trainer(
-            accelerator=self.accelerator,
-            devices=self.devices,
-            num_nodes=self.num_nodes,
-            strategy=self._strategy(idle_parameters),
-            precision=self.precision if plugin is None else None,
-            plugins=plugin,
-            max_epochs=self.max_epochs,
-            max_steps=self.max_steps,
-            accumulate_grad_batches=self.accumulate_grad_batches,
-            gradient_clip_val=self.gradient_clip_val,
-            val_check_interval=self.val_check_interval if has_validation else None,
-            limit_val_batches=1.0 if has_validation else 0,
-            num_sanity_val_steps=0,
-            log_every_n_steps=self.log_every_n_steps,
-            enable_progress_bar=self.progress_bar,
-            enable_model_summary=False,
-            deterministic=self.deterministic,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-            logger=logger,
-            callbacks=self._callbacks(folder, seed),
-        )
-
-    def _callbacks(self, folder: Path, seed: int) -> list[Callback]:
+    def _callbacks(self, folder: Path, seed: int, further: Sequence[Callback]) -> list[Callback]:
         checkpoints = ModelCheckpoint(
             dirpath=folder / "checkpoints",
             filename="step={step}",
@@ -142,7 +177,8 @@ class TrainerSettings:
             save_on_train_epoch_end=self.checkpoint_every is None,
         )
         bar = [RunProgressBar()] if self.progress_bar else []
-        return [checkpoints, StepSeed(seed), LearningRate(), *bar]
+        # ours is the last to save: what the others found out is then in the checkpoint that a run goes on from
+        return [StepSeed(seed), LearningRate(), *bar, *further, checkpoints]
 
     def _strategy(self, idle_parameters: bool) -> str | Strategy:
         if self.strategy == "ddp":
