@@ -77,6 +77,13 @@ def test_a_run_shorter_than_the_profile_writes_what_it_has(llava: LlavaBackbone,
     assert (tmp_path / "profile" / "operators.txt").is_file()
 
 
+def test_a_profile_of_a_run_that_is_too_short_is_missed(llava: LlavaBackbone, tmp_path: Path) -> None:
+    module = make_module(llava, make_loss(alpha=0.0, gamma=1.0, attention=0.0), dtype=torch.float32)
+    with pytest.warns(UserWarning, match=r"callbacks.profiler.skip=1: the run had 1 batches"):
+        fit(module, make_data(tmp_path, llava), callbacks=[OperatorProfile(skip=1)], default_root_dir=tmp_path)
+    assert not (tmp_path / "profile").exists()
+
+
 @pytest.mark.parametrize(("options", "words"), [({"skip": -1}, "skip=-1"), ({"num_batches": 0}, "num_batches=0")])
 def test_a_profile_of_nothing_is_refused(options: dict[str, int], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

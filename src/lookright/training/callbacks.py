@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lookright.common.hashing import stable_hash
 from lookright.errors import ParameterError
@@ -95,6 +96,10 @@ class OperatorProfile(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write what a shorter run, or one that broke, has."""
         del pl_module, stage
+        if 0 < self._num_seen <= self.skip:
+            rank_zero_warn(
+                f"callbacks.profiler.skip={self.skip}: the run had {self._num_seen} batches, none is profiled"
+            )
         self._write(Path(trainer.default_root_dir))
 
     def _write(self, folder: Path) -> None:
