@@ -80,8 +80,8 @@ def _in_queue(status: Status | None, queued: tuple[str, str] | None) -> tuple[Vi
         return None, "SLURM knows it no more, and it did not end by itself"
     word, reason = queued
     if word == "PENDING":
-        again = "" if status is None else f"start {status.starts + 1}, "
-        return View(WAITING, f"{again}{reason}"), ""
+        again = [] if status is None else [f"start {status.starts + 1}"]
+        return View(WAITING, ", ".join([*again, *([] if reason == "None" else [reason])])), ""
     if word in LIVE:
         return View(RUNNING, "" if status is None else status.where), ""
     return None, f"SLURM: {word.lower().replace('_', ' ')}"

@@ -22,7 +22,8 @@ REFUSALS = {
     r"[Ii]nvalid feature": "hydra.launcher.constraint={constraint} is no feature of any node there",
     r"(More processors|[Nn]ode count|node configuration|Memory) .*": "no node has what a job asks for: {asked}; set "
     "hydra.launcher.mem, cpus_per_task, partition, or the trainer's devices and num_nodes",
-    r"time limit": "hydra.launcher.time={time} is not allowed there",
+    r"time limit|--time": "hydra.launcher.time={time} is no time, or longer than is allowed there; set minutes, or "
+    "days-hours:minutes:seconds",
     r"[Uu]nable to contact slurm controller|[Cc]onnection refused": "SLURM does not answer; try again later",
 }
 """What sbatch says, and what to do about it; its own words follow."""
