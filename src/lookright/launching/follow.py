@@ -1,6 +1,6 @@
 """A launch while it runs and when it has ended: a live table or plain lines, and every failure by its name."""
 
-import os
+import shutil
 import socket
 import sys
 import time
@@ -150,7 +150,7 @@ class _Screen:
             lines = self._table(views)
             # up to where the last table began, and each line cut to the width
             up = f"\x1b[{self._height}A" if self._height else ""
-            width = os.get_terminal_size(self.stream.fileno()).columns
+            width = shutil.get_terminal_size().columns
             self.stream.write(up + "".join(f"\x1b[2K{line[: width - 1]}\n" for line in lines) + "\x1b[J")
             self._height = len(lines)
         else:
