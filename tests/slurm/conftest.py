@@ -12,7 +12,7 @@ import pytest
 from tests.slurm.cluster import Cluster, cluster, missing
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 300
+LIMIT = 900
 """Seconds that a command or a state of a job is waited for."""
 # a step of the first start naps while the file LOOKRIGHT_NAP is there; a job that goes on does not
 SLOW_TERM = '''
@@ -28,7 +28,7 @@ class Nap(Term):
 
     def __call__(self, scores):
         if GO_ON not in os.environ and os.path.exists(os.environ.get("LOOKRIGHT_NAP", "")):
-            time.sleep(1)
+            time.sleep(2)
         return 0 * scores.policy_chosen.logps
 '''
 SLOW_YAML = """# @package loss.terms

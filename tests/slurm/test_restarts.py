@@ -17,14 +17,19 @@ STEPS = 100
 
 @pytest.fixture()
 def slow_run(small_run: list[str], slow: Path) -> list[str]:
-    """A hundred steps of a second each in the first start, a checkpoint after each second one."""
+    """A hundred steps of two seconds each in the first start, a checkpoint after each second one."""
     given = [f"trainer.max_steps={STEPS}", "trainer.max_epochs=100", "trainer.checkpoint_every=2", "loss/term=[nap]"]
-    return ["--config-dir", str(slow / "conf"), *small_run, *given, "data.val_fraction=0", "seed=3"]
+    return [*small_run, *given, "data.val_fraction=0", "seed=3"]
 
 
 @pytest.fixture(scope="module")
 def unbroken() -> dict[str, bytes]:
     return {}
+
+
+def mine(folder: Path) -> list[str]:
+    """What stands before all overrides."""
+    return ["--config-dir", str(folder / "conf")]
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
@@ -40,7 +45,7 @@ def assert_unbroken(
     def check(folder: Path) -> None:
         if not unbroken:
             environment = environment_of(slow) | {"LOOKRIGHT_NAP": ""}
-            code, output = finish(command("train", *slow_run, "output=unbroken", **environment))
+            code, output = finish(command("train", *mine(slow), *slow_run, "output=unbroken", **environment))
             assert code == 0, output
             unbroken.update(outcome(tmp_path / "unbroken"))
         assert outcome(folder) == unbroken
@@ -54,7 +59,9 @@ class Stopped:
     def __init__(self, process: "subprocess.Popen[str]", sweep: Path) -> None:
         self.process = process
         self.folder = sweep / "0"
-        until(lambda: (self.folder / "checkpoints" / "last.ckpt").is_file(), "a checkpoint")
+        checkpoint = self.folder / "checkpoints" / "last.ckpt"
+        until(lambda: checkpoint.is_file() or process.poll() is not None, "a checkpoint")
+        assert process.poll() is None, process.communicate()[0]
         self.launch = Launch.load(sweep / "launch" / "1")
         self.id = self.launch.slurm_ids()[0]
 
@@ -78,7 +85,7 @@ def test_requeue_in_the_middle(
     tmp_path: Path,
     assert_unbroken: Callable[[Path], None],
 ) -> None:
-    process = command("train", *on_slurm, *slow_run, "output=sweep", **environment_of(slow))
+    process = command("train", *mine(slow), *on_slurm, *slow_run, "output=sweep", **environment_of(slow))
     job = Stopped(process, tmp_path / "sweep")
     slurm.ask("scontrol", "requeue", job.id)
     job.assert_went_on(assert_unbroken)
@@ -92,8 +99,8 @@ def test_over_its_limit(
     tmp_path: Path,
     assert_unbroken: Callable[[Path], None],
 ) -> None:
-    limit = ["hydra.launcher.time=2", "hydra.launcher.signal_ahead=45"]
-    process = command("train", *on_slurm, *slow_run, *limit, "output=sweep", **environment_of(slow))
+    limit = ["hydra.launcher.time=3", "hydra.launcher.signal_ahead=60"]
+    process = command("train", *mine(slow), *on_slurm, *slow_run, *limit, "output=sweep", **environment_of(slow))
     job = Stopped(process, tmp_path / "sweep")
     job.assert_went_on(assert_unbroken)
     assert "the time limit is near" in job.launch.log(0).read_text()
@@ -109,7 +116,7 @@ def test_a_job_that_is_preempted(
     assert_unbroken: Callable[[Path], None],
 ) -> None:
     low = "hydra.launcher.partition=low"
-    process = command("train", *on_slurm, *slow_run, low, "output=sweep", **environment_of(slow))
+    process = command("train", *mine(slow), *on_slurm, *slow_run, low, "output=sweep", **environment_of(slow))
     job = Stopped(process, tmp_path / "sweep")
     other = slurm.ask("sbatch", "--parsable", "--cpus-per-task=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 5")
     until(lambda: slurm.state(other.strip()) == "COMPLETED", "the job that comes first")
@@ -119,7 +126,7 @@ def test_a_job_that_is_preempted(
 def test_scancel_is_final(
     command: Command, on_slurm: list[str], slow_run: list[str], slow: Path, slurm: Cluster, tmp_path: Path
 ) -> None:
-    process = command("train", *on_slurm, *slow_run, "output=sweep", **environment_of(slow))
+    process = command("train", *mine(slow), *on_slurm, *slow_run, "output=sweep", **environment_of(slow))
     job = Stopped(process, tmp_path / "sweep")
     slurm.ask("scancel", job.id)
     code, output = finish(process)
@@ -127,5 +134,7 @@ def test_scancel_is_final(
     assert "1 of 1 jobs did not finish" in output and "SLURM: cancelled" in output
     assert slurm.state(job.id) == "CANCELLED"
     # by hand it goes on
-    code, output = finish(command("train", "resume=sweep/0", **environment_of(slow) | {"LOOKRIGHT_NAP": ""}))
+    code, output = finish(
+        command("train", *mine(slow), "resume=sweep/0", **environment_of(slow) | {"LOOKRIGHT_NAP": ""})
+    )
     assert code == 0, output
