@@ -5,7 +5,7 @@ BACKBONE ?= tiny_llava
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: install demo test bench lint
+.PHONY: install demo test test-slurm bench lint
 
 install: $(VENV)/.installed
 
@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e ".[dev,slurm]"
+	$(PIP) -e ".[dev]"
 	@touch $@
 
 demo:
@@ -26,6 +26,10 @@ demo:
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q
+
+# sweeps on a SLURM that the tests start: apt-get install slurm-wlm munge, and root
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -rs -m slurm tests/slurm
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from lookright.commands.train import train
 from lookright.errors import ConfigError
+from lookright.launching.jobs import GO_ON
 from lookright.training.preference import PreferenceModule
 
 Compose = Callable[..., DictConfig]
@@ -111,3 +112,29 @@ def test_resuming_a_finished_run_keeps_what_it_measured(
     train(composed("train", f"resume={folder}"))
     assert (folder / "summary.json").read_bytes() == before
     assert_same_run(folder, unbroken)
+
+
+def test_a_job_that_starts_again_goes_on_in_its_own_folder_alone(
+    composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a launcher says of a job: which folder it wrote to before it was stopped."""
+    given, other = [*settings, f"output={tmp_path / 'run'}"], tmp_path / "other"
+    run_until(monkeypatch, composed("train", *given), 3)
+    monkeypatch.setenv(GO_ON, str(other))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(composed("train", *given))
+    monkeypatch.setenv(GO_ON, str(tmp_path / "run"))
+    # its command line is that of its first start
+    monkeypatch.setattr("lookright.commands.run_folder.given_overrides", lambda: given)
+    train(composed("train", *given))
+    assert_same_run(tmp_path / "run", unbroken)
+
+
+def test_a_job_that_had_saved_nothing_begins_anew(
+    composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*settings, f"output={tmp_path}"]
+    run_until(monkeypatch, composed("train", *given), 1)
+    monkeypatch.setenv(GO_ON, str(tmp_path))
+    train(composed("train", *given))
+    assert_same_run(tmp_path, unbroken)

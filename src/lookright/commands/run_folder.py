@@ -9,11 +9,12 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.config.entry import given_overrides
+from lookright.config.entry import given_overrides, with_output
 from lookright.config.made_by import describe_data, described_values, made_by
 from lookright.config.references import resolved
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
+from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
 
@@ -23,8 +24,25 @@ REPORT_FILE = "report.html"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
+def run_config(config: DictConfig) -> DictConfig:
+    """The config that a run takes: its own, or the saved one of the run that it goes on with.
+
+    A job that its launcher starts again goes on with what it wrote to `output` itself, as if `resume` named that.
+    """
+    if config.resume is not None:
+        others = [item for item in given_overrides() if not item.lstrip("+").startswith("resume=")]
+        if others:
+            raise ConfigError(f"resume takes the config of {config.resume}; remove {', '.join(others)}")
+        return saved_config(config)
+    config = with_output(config)
+    if went_before(config.output) and (Path(config.output) / LAST_CHECKPOINT).is_file():
+        config.resume = config.output
+        return saved_config(config)
+    return config
+
+
 def saved_config(config: DictConfig) -> DictConfig:
-    """Return the config of the run that `resume` names. Raises ConfigError where there is none, or for other overrides.
+    """Return the config of the run that `resume` names. Raises ConfigError where there is none.
 
     Keys that this version does not know are refused: a run goes on as it began or not at all.
     """
@@ -35,9 +53,6 @@ def saved_config(config: DictConfig) -> DictConfig:
             f"resume={folder} holds no {' and no '.join(missing)}; set resume to the folder of a run that "
             "saved a checkpoint (every trainer.checkpoint_every steps, or once an epoch)"
         )
-    others = [item for item in given_overrides() if not item.lstrip("+").startswith("resume=")]
-    if others:
-        raise ConfigError(f"resume takes the config of {folder}; remove {', '.join(others)}")
     saved = OmegaConf.load(folder / CONFIG_FILE)
     strange = sorted(set(saved) ^ set(config))
     if strange:

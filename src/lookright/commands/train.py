@@ -25,12 +25,12 @@ from lookright.commands.run_folder import (
     SUMMARY_FILE,
     describe_best,
     open_folder,
-    saved_config,
+    run_config,
     summarise,
     write_page,
 )
 from lookright.commands.train_parts import TrainParts, check_monitors, check_parts
-from lookright.config.entry import launch, with_output
+from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair
@@ -51,7 +51,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     Config, records and pictures are checked before weights load. A `resume` run takes its own saved config.
     Of several processes the first one alone writes.
     """
-    config = with_output(config) if config.resume is None else saved_config(config)
+    config = run_config(config)
     folder = Path(config.output)
 
     # check: everything that can be told without records and weights
@@ -180,7 +180,7 @@ def _refuse_sweep(trainer: Trainer) -> None:
     if HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
         raise ConfigError(
             f"-m runs its jobs in one process, and trainer.devices={trainer.num_devices} needs more; "
-            "set hydra/launcher=slurm, or run the jobs one by one"
+            "set hydra/launcher=local or hydra/launcher=slurm"
         )
 
 

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,17 +39,35 @@ def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOL
         _fail(explain(error, config_name, folder))
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
         _fail(f"cannot use the path {error.filename} ({error.strerror}); set another output, or make the path usable")
-    except RuntimeError as error:
-        if "srun" not in str(error):
-            raise
-        _fail(f"hydra/launcher=slurm: {error} Run it where sbatch is, or leave hydra/launcher out")
 
 
 def with_output(config: DictConfig) -> DictConfig:
-    """The config with `output` filled in where it is null: the folder that Hydra made for this job."""
-    if config.output is None:
+    """The config with `output` filled in where it is null: the folder that Hydra made for this job.
+
+    In a sweep it is a folder of each job's own below `output`; see `sweep_output`.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        config.output = sweep_output(config, HydraConfig.get())
+    elif config.output is None:
         config.output = HydraConfig.get().runtime.output_dir
     return config
+
+
+def sweep_output(config: DictConfig, hydra: DictConfig) -> str:
+    """The output folder of one job of a sweep, whose own part of the config `hydra` is.
+
+    No two jobs write to one folder: below `output`, or Hydra's folder of the sweep, each has its own. Shards of
+    `generate.py` share theirs, and a run that goes on stays where it is.
+    """
+    if isinstance(config.get("resume"), str):
+        return config.resume
+    folder = hydra.sweep.dir
+    return str(folder) if is_shard(config) else str(Path(folder) / str(hydra.sweep.subdir))
+
+
+def is_shard(config: DictConfig) -> bool:
+    """Whether the job makes a part of what several make together."""
+    return OmegaConf.select(config, "shard.count", default=1) > 1
 
 
 def given_overrides() -> list[str]:
@@ -67,8 +86,6 @@ def explain(error: Exception, config_name: str, folder: Path = CONFIG_FOLDER) ->
         chain.append(cause)
         cause = cause.__cause__
     text = "\n".join(dict.fromkeys(str(part).split("\nConfig search path")[0].rstrip() for part in chain))
-    if "hydra/launcher/submitit_slurm" in text:
-        return f"{text}\nhydra/launcher=slurm needs the extra [slurm]: pip install 'lookright[slurm]'"
     given = re.search(r"Could not override '([\w.]+)'", text)
     found = re.search(r"full_key: ([\w.]+)", text) or given
     if found is None or ("is not in struct" not in text and "not in '" not in text):

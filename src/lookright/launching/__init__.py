@@ -1,0 +1,1 @@
+"""Jobs of a sweep, on SLURM or as processes of this machine: started, watched, begun again, their failures told."""

@@ -1,0 +1,169 @@
+"""What a launch puts on disk: the jobs of a sweep, and how far each of them is. Imports nothing heavy.
+
+A launch has a folder of its own, `SWEEP/launch/1`, `2`, ...: `jobs.json`, for each job `0.log` and `0.json`, and for
+SLURM the script that was submitted. `0.json` is written by the job's supervisor alone (`launching.supervise`).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+EXIT_STOPPED = 143
+"""Of a job that was stopped by a signal and can go on: 128 + SIGTERM, as a shell says it."""
+GO_ON = "LOOKRIGHT_GO_ON"
+"""Environment variable with the output folder that this very job wrote to before it was stopped."""
+WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
+ENDED = (FINISHED, FAILED)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Resources:
+    """What a job takes: nodes, processes on each, GPUs on each."""
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+
+    @property
+    def tasks(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.tasks_per_node
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Job:
+    """One job of a sweep.
+
+    `num` is Hydra's job number, `overrides` its command line, `swept` the part of it to show; `shared` says that
+    shards write to the same folder.
+    """
+
+    num: int
+    overrides: list[str]
+    swept: list[str]
+    folder: str
+    resources: Resources = field(default_factory=Resources)
+    shared: bool = False
+
+    @property
+    def error_file(self) -> Path:
+        """Where its error is written when it fails."""
+        return Path(self.folder) / (f"error_{self.num}.txt" if self.shared else "error.txt")
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Status:
+    """How far a job is, as its supervisor saw it last.
+
+    `starts` counts attempts; `error` is there where `state` is failed; `where` is its host, `pid` its supervisor's.
+    """
+
+    state: str
+    starts: int = 1
+    exit_code: int | None = None
+    error: str | None = None
+    where: str = ""
+    pid: int = 0
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Launch:
+    """The jobs of one launch, and how their command is run.
+
+    `module` is the command's, `flags` what its command line says before overrides, `path` the folder that Python
+    looked for modules in first, `grace` the seconds between a signal ahead of a time limit and the limit.
+    """
+
+    folder: Path
+    module: str
+    python: str
+    cwd: str
+    path: str
+    jobs: list[Job]
+    flags: list[str] = field(default_factory=list)
+    grace: int = 0
+    max_requeues: int = 0
+    cpus_per_task: int | None = None
+
+    def save(self) -> None:
+        """Write `jobs.json`."""
+        write(self.folder / "jobs.json", asdict(self) | {"folder": str(self.folder)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Launch":
+        """Read what `save` wrote."""
+        plain = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
+        jobs = [Job(**item | {"resources": Resources(**item["resources"])}) for item in plain["jobs"]]
+        return replace(cls(**plain | {"jobs": jobs}), folder=folder)
+
+    def job(self, num: int) -> Job:
+        """The job of a number."""
+        return next(job for job in self.jobs if job.num == num)
+
+    def log(self, num: int) -> Path:
+        """What a job prints, attempt after attempt."""
+        return self.folder / f"{num}.log"
+
+    def status(self, num: int) -> Status | None:
+        """How far a job is, None before its first start."""
+        try:
+            return Status(**json.loads((self.folder / f"{num}.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def set_status(self, num: int, status: Status) -> None:
+        """Replace it as a whole: a reader never sees half of it."""
+        write(self.folder / f"{num}.json", asdict(status))
+
+    def slurm_ids(self) -> dict[int, str]:
+        """SLURM's id `ARRAY_TASK` of each job; empty on one machine, and before all are submitted."""
+        path = self.folder / "slurm.json"
+        if not path.is_file():
+            return {}
+        return {int(num): name for num, name in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def write(path: Path, value: Any) -> None:
+    """Write json beside its target and rename it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def new_folder(sweep: Path) -> Path:
+    """Make the next launch's folder below a sweep's."""
+    number = 1
+    while True:
+        folder = sweep / "launch" / str(number)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def launches(sweep: Path) -> list[Path]:
+    """The folders of all launches of a sweep, in their order; a launch's own folder is itself."""
+    if (sweep / "jobs.json").is_file():
+        return [sweep]
+    return sorted((path.parent for path in sweep.glob("launch/*/jobs.json")), key=lambda path: int(path.name))
+
+
+def went_before(folder: str | Path) -> bool:
+    """Whether this very job was writing to the folder when it was stopped, and is to go on in it."""
+    mine = os.environ.get(GO_ON)
+    return mine is not None and Path(mine) == Path(folder).absolute()
+
+
+def shown(overrides: Iterable[str]) -> str:
+    """A job's swept keys for a table."""
+    return " ".join(overrides) or "-"
+
+
+def same_in_all(overrides: Sequence[Sequence[str]]) -> set[str]:
+    """Overrides that every job of a sweep has, which tell none of them apart."""
+    return set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()

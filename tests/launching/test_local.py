@@ -1,0 +1,104 @@
+"""Jobs as processes of this machine: how many at once, on which GPUs, stopped, and what is told of failures."""
+
+import io
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lookright.errors import ConfigError
+from lookright.launching.follow import JobsFailed, follow
+from lookright.launching.jobs import Launch, Resources
+from lookright.launching.local import LocalPool, check_fit, environment_of
+
+Make = Callable[..., Launch]
+
+
+def run(launch: Launch, parallel: int) -> tuple[str, str]:
+    """What is shown, and the error at the end."""
+    pool, shown, error = LocalPool(launch, parallel), io.StringIO(), ""
+    pool.start()
+    try:
+        follow(launch, 0.1, shown, pool.over)
+    except JobsFailed as failed:
+        error = str(failed)
+    return shown.getvalue(), error
+
+
+def test_all_run_and_every_failure_is_named(launch: Make) -> None:
+    made = launch(["ok"], ["refused"], ["traceback"], ["ok"])
+    shown, error = run(made, 2)
+    assert shown.splitlines()[-1] == f"2 finished, 2 failed; {made.folder}"
+    assert error.splitlines() == [
+        "2 of 4 jobs did not finish",
+        f"job 1 refused: data.path=x: no such file; log: {made.log(1)}",
+        f"job 2 traceback: RuntimeError: something broke; log: {made.log(2)}",
+    ]
+    states = [status.state for num in range(4) if (status := made.status(num))]
+    assert states == ["finished", "failed", "failed", "finished"]
+
+
+def test_no_more_than_told_run_at_once(launch: Make) -> None:
+    made = launch(*[["naps"]] * 4)
+    pool = LocalPool(made, 2)
+    pool.start()
+    most = 0
+    while not pool.over():
+        most = max(most, len(pool._running))
+        time.sleep(0.02)
+    assert most == 2
+    assert all(status.state == "finished" for num in range(4) if (status := made.status(num)))
+
+
+def test_each_job_has_gpus_of_its_own(launch: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    made = launch(*[["naps"]] * 4, resources=Resources(tasks_per_node=2, gpus_per_node=2))
+    pool = LocalPool(made, 4)
+    pool.start()
+    most = 0
+    while not pool.over():
+        most = max(most, len(pool._running))
+        time.sleep(0.02)
+    assert most == 2
+    used = [re.search(r"GPUs (\S+)", made.log(num).read_text()) for num in range(4)]
+    assert {found[1] for found in used if found} == {"3,5", "6,7"}
+    assert sorted(pool._free) == ["3", "5", "6", "7"]
+
+
+def test_a_stop_reaches_jobs_that_run_and_starts_no_more(launch: Make, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    made = launch(["waits", "143", str(begun)], ["ok"])
+    pool = LocalPool(made, 1)
+    pool.start()
+    while not begun.exists():
+        time.sleep(0.05)
+    pool.stop()
+    first = made.status(0)
+    assert first is not None and first.state == "stopped" and made.status(1) is None
+
+
+def test_a_job_that_cannot_begin_is_a_failure(launch: Make) -> None:
+    made = launch(["ok"])
+    (made.folder / "jobs.json").write_text("{}")
+    shown, error = run(made, 1)
+    assert "job 0 ok: did not start, exit code 1: KeyError: 'jobs'" in error
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (Resources(nodes=2), "job 0: trainer.num_nodes=2; this is one machine: set trainer.num_nodes=1"),
+        (Resources(gpus_per_node=2), "job 0 needs 2 GPUs and 1 are visible"),
+    ],
+)
+def test_what_one_machine_cannot_run(resources: Resources, message: str, launch: Make) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_fit(launch(["ok"], resources=resources).jobs, 1)
+
+
+def test_ranks_are_not_taken_from_a_slurm_job_around() -> None:
+    around = {"SLURM_NTASKS": "8", "HOME": "/h", "CUDA_VISIBLE_DEVICES": "0,1"}
+    assert environment_of(around, ["1"]) == {"HOME": "/h", "CUDA_VISIBLE_DEVICES": "1"}
+    assert environment_of({"SLURM_NTASKS": "8", "HOME": "/h"}, []) == {"HOME": "/h"}
