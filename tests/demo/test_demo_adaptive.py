@@ -46,22 +46,31 @@ def test_a_model_gets_its_own_values_and_is_asked_the_test_questions(
     assert "decode=best_target" in told and told[-1].endswith(f"{name}_told_seed2")
 
 
-def test_questions_about_pictures_of_the_tuning_prompts_are_left_out(tmp_path: Path) -> None:
-    def write(place: str, rows: list[tuple[str, int]]) -> None:
-        (tmp_path / place / "drawn").mkdir(parents=True, exist_ok=True)
+def test_questions_about_pictures_of_the_tuning_prompts_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "SOURCES", {"drawn": [], "all_seen": []})
+
+    def write(place: str, source: str, rows: list[tuple[str, int]]) -> None:
+        (tmp_path / place / source).mkdir(parents=True, exist_ok=True)
         lines = [{"format": name, "provenance": {"source_picture": f"train/{picture}"}} for name, picture in rows]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / place / "drawn" / "instructions.jsonl").write_text(text)
+        (tmp_path / place / source / "instructions.jsonl").write_text(text)
 
-    write("pairs", [("sequence", 1), ("grid_collage", 2)])
-    write("validation", [("sequence", 3), ("grid_collage", 1), *(("grid_collage", 10 + n) for n in range(400))])
-    path = adaptive.keep_unseen("drawn", tmp_path)
+    for source in ("drawn", "all_seen"):
+        write("pairs", source, [("sequence", 1), ("grid_collage", 2)])
+    write(
+        "validation", "drawn", [("sequence", 3), ("grid_collage", 1), *(("grid_collage", 10 + n) for n in range(400))]
+    )
+    write("validation", "all_seen", [("sequence", 2)])
+    (path,) = adaptive.keep_unseen(tmp_path)
     kept = [json.loads(line) for line in path.read_text().splitlines()]
     assert Counter(line["format"] for line in kept) == {"sequence": 1, "grid_collage": adaptive.KEPT}
     assert not {"train/1", "train/2"} & {line["provenance"]["source_picture"] for line in kept}
-    write("validation", [("sequence", 2)])
-    with pytest.raises(LookRightError, match="every picture of drawn is in the tuning set"):
-        adaptive.keep_unseen("drawn", tmp_path)
+    assert f"data.path=[{path}]" in adaptive.tune("base", "tiny_llava", tmp_path)
+    write("validation", "drawn", [("sequence", 2)])
+    with pytest.raises(LookRightError, match="every picture of every source is in the tuning set"):
+        adaptive.keep_unseen(tmp_path)
 
 
 def test_what_was_found_is_told_as_overrides(tmp_path: Path) -> None:

@@ -79,8 +79,7 @@ def demo(
     stage("train_and_infer", [[commands.infer("base", backbone, folder)], *chains])
     if with_adaptive:
         stage("compose_validation", [[adaptive.validation_set(source, folder)] for source in sources])
-        for source in sources:
-            adaptive.keep_unseen(source, folder)
+        adaptive.keep_unseen(folder)
         stage("tune_adaptive", adaptive.chains(backbone, folder, seeds[0]))
     if len(seeds) > 1:
         (folder / "results.md").write_text(results_table(folder, backbone, seeds))

@@ -14,9 +14,10 @@ from lookright.evaluation.adaptive_choice import setting_text
 
 FORMATS = ("sequence", "grid_collage", "pic_in_pic")
 COMPOSED = {"easy_vqa": 250, "fashion_mnist": 500}
-"""Questions of each format, of which those about a picture that a tuning prompt is about are left out: 1,400 prompts
-take most of the 2,000 pictures of Fashion-MNIST, and less than half of easy-VQA's 4,000."""
+"""Questions of each format, of which those about a picture that a tuning prompt is about are left out: 2,400 prompts
+take all 2,000 pictures of Fashion-MNIST, and about half of easy-VQA's 4,000."""
 KEPT = 150
+UNSEEN = "unseen.jsonl"
 SEED = 1
 MODELS = ("base", commands.TUNED.name)
 """Each with values of its own."""
@@ -40,10 +41,26 @@ def validation_set(source: str, folder: Path) -> list[str]:
     ]
 
 
-def keep_unseen(source: str, folder: Path) -> Path:
-    """Write the first `KEPT` questions of each format about a picture that no tuning prompt is about; returns the file.
+def keep_unseen(folder: Path) -> list[Path]:
+    """Write the questions of each source that `unseen` leaves; returns the files of those sources that have some.
 
-    Other pictures that a question shows may have been shown in tuning. Raises LookRightError where none is left.
+    Raises LookRightError where no source has any.
+    """
+    paths = []
+    for source in commands.SOURCES:
+        lines = unseen(source, folder)
+        if lines:
+            paths.append(folder / "validation" / source / UNSEEN)
+            write_atomically(paths[-1], lines)
+    if not paths:
+        raise LookRightError("every picture of every source is in the tuning set; compose more validation questions")
+    return paths
+
+
+def unseen(source: str, folder: Path) -> list[str]:
+    """Return the first `KEPT` questions of each format about a picture that no tuning prompt is about, as lines.
+
+    Other pictures that a question shows may have been shown in tuning.
     """
     seen = {
         line["provenance"]["source_picture"] for line in read_lines(folder / "pairs" / source / "instructions.jsonl")
@@ -54,16 +71,13 @@ def keep_unseen(source: str, folder: Path) -> Path:
         if line["provenance"]["source_picture"] not in seen and kept[line["format"]] < KEPT:
             kept[line["format"]] += 1
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    if not lines:
-        raise LookRightError(f"every picture of {source} is in the tuning set; compose more validation questions")
-    path = folder / "validation" / source / "unseen.jsonl"
-    write_atomically(path, lines)
-    return path
+    return lines
 
 
 def tune(name: str, backbone: str, folder: Path, seed: int = 0) -> list[str]:
     """Choosing the values for the base model (`name` base) or a tuned one."""
-    paths = ",".join(str(folder / "validation" / source / "unseen.jsonl") for source in commands.SOURCES)
+    files = [folder / "validation" / source / UNSEEN for source in commands.SOURCES]
+    paths = ",".join(str(path) for path in files if path.is_file())
     return [
         "tune_adaptive.py",
         commands.model(name, backbone, folder, seed),
