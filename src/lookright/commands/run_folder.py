@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +15,7 @@ from lookright.config.references import resolved
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair, write_training
+from lookright.training.datamodule import PreferenceData
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
 
 CONFIG_FILE = "config.yaml"
@@ -38,7 +39,7 @@ def saved_config(config: DictConfig) -> DictConfig:
     others = [item for item in given_overrides() if not item.lstrip("+").startswith("resume=")]
     if others:
         raise ConfigError(f"resume takes the config of {folder}; remove {', '.join(others)}")
-    saved = OmegaConf.load(folder / CONFIG_FILE)
+    saved: Any = OmegaConf.load(folder / CONFIG_FILE)
     strange = sorted(set(saved) ^ set(config))
     if strange:
         known = [str(name) for name in config]
@@ -72,7 +73,7 @@ def open_folder(config: DictConfig, trainer: Trainer) -> None:
     OmegaConf.save(resolved(config), folder / CONFIG_FILE)
 
 
-def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
+def summarise(trainer: Trainer, data: PreferenceData, num_steps: int, seconds: float) -> dict[str, Any]:
     """Return what `summary.json` says of a run, all but where its weights lie."""
     return {
         "steps": trainer.global_step,
@@ -102,7 +103,7 @@ def write_page(
     folder = Path(config.output)
     record = made_by(config, script, describe_data(config.data))
     record.write(folder)
-    plain = OmegaConf.to_container(resolved(config), resolve=False)
+    plain: Any = OmegaConf.to_container(resolved(config), resolve=False)
     settings = {key: ", ".join(described_values(plain[key])) for key in groups if plain.get(key)}
     write_training(
         folder / REPORT_FILE, folder / METRICS_FILE, summary, settings=settings, pairs=list(pairs), made_by=record

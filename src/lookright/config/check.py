@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
@@ -125,7 +125,8 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        children = [(str(key), key) for key in node if not OmegaConf.is_interpolation(node, key)]
+        keys: list[Any] = list(node)
+        children: list[tuple[str, Any]] = [(str(key), key) for key in keys if not OmegaConf.is_interpolation(node, key)]
     elif isinstance(node, ListConfig):
         children = [(str(index), index) for index in range(len(node))]
     else:
@@ -153,7 +154,8 @@ def _against_signature(path: str, node: DictConfig, referred: set[str]) -> Itera
     if passed is not None:
         parameters = passed.parameters | {name: one for name, one in parameters.items() if one is not others}
         others = None
-    for key in node:
+    keys: list[Any] = list(node)
+    for key in keys:
         place = f"{path}.{key}"
         if key in parameters:
             yield from _against_annotation(place, node, key, parameters[key].annotation)
@@ -173,7 +175,8 @@ def _unreferred(path: str, value: Any, referred: set[str], beside: list[str]) ->
     if path in referred:
         return
     if any(name.startswith(f"{path}.") for name in referred):
-        for key in value if isinstance(value, DictConfig) else ():
+        keys: list[Any] = list(value) if isinstance(value, DictConfig) else []
+        for key in keys:
             yield from _unreferred(f"{path}.{key}", value[key], referred, [])
         return
     folder = path.rpartition(".")[0]
@@ -195,7 +198,7 @@ def _as_choice(path: str, node: DictConfig, value: Any, wanted: str) -> str:
     """Where a name stands for an object: how a file of a config group is chosen, and which there are."""
     if not isinstance(value, str) or OBJECT not in wanted:
         return ""
-    group = origin(node._get_root(), path).replace(".", "/")
+    group = origin(cast(DictConfig, node._get_root()), path).replace(".", "/")
     hydra = GlobalHydra.instance()
     names = hydra.config_loader().get_group_options(group) if hydra.is_initialized() else []
     valid = f"; valid: {', '.join(names)}" if names else ""

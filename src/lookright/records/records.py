@@ -95,7 +95,7 @@ def _value(key: str, value: Any, kind: type[Record]) -> Any:
     expected = _TYPES[key]
     if not isinstance(value, expected) or isinstance(value, bool):
         raise _malformed(f"{key}={_short(value)} is {type(value).__name__}, not {expected.__name__}")
-    if expected is list and not all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
         raise _malformed(f"{key}={_short(value)}: every item is a string")
     return value
 
