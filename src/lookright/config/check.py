@@ -14,7 +14,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from lookright.config.annotations import OBJECT, misfit, passed_on
+from lookright.config.annotations import OBJECT, misfits, passed_on
 from lookright.config.references import ShortName, lost_references, origin, references
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError, LookRightError, ParameterError
@@ -189,9 +189,10 @@ def _against_annotation(path: str, node: DictConfig, key: str, annotation: Any) 
         value = node[key]
     except (MissingMandatoryValue, InterpolationResolutionError):
         return
-    wanted = misfit(value, annotation)
-    if wanted is not None:
-        yield path, f"{path}={value!r} does not fit; set {wanted}{_as_choice(path, node, value, wanted)}"
+    for found in misfits(value, annotation):
+        place = ".".join([path, *map(str, found.path)])
+        choice = "" if found.path else _as_choice(path, node, value, found.wanted)
+        yield place, f"{place}={found.value!r} does not fit; set {found.wanted}{choice}"
 
 
 def _as_choice(path: str, node: DictConfig, value: Any, wanted: str) -> str:
