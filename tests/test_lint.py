@@ -116,3 +116,16 @@ def test_every_check_runs_before_the_tests_and_before_a_commit() -> None:
     assert "repo: local" in hooks and "http" not in hooks
     commands = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert commands.index("make lint") < commands.index("make test")
+
+
+def test_what_contributing_names_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"make (\w+)", page.split("```")[1])
+    assert {"lint", "test", "demo", "coverage"} <= set(targets)
+    assert all(f"\n{target}:" in makefile for target in targets)
+    paths = re.findall(r"`((?:tests|src|conf|experiments|docs|recipes|backbones)/[\w./]*|[\w.]+\.(?:txt|toml))`", page)
+    paths += re.findall(r"\]\(([^)]+)\)", page) + ["tests/losses/test_sft.py"]
+    inside = ROOT / "src" / "lookright"
+    assert not [path for path in paths if not ((ROOT / path).exists() or (inside / path).exists())]
+    assert len(paths) > 12
