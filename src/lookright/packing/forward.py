@@ -36,11 +36,6 @@ class PackedOutput:
     attention_ratios: tuple[Tensor, ...] = ()
 
     @property
-    def response_ratio(self) -> Tensor | None:
-        """The ratios of the first read: float32[R]; None where none was asked for."""
-        return self.response_ratios[0] if self.response_ratios else None
-
-    @property
     def attention_ratio(self) -> Tensor | None:
         """The first responses' ratios of the first read: float32[P]; None where none was asked for."""
         return self.attention_ratios[0] if self.attention_ratios else None
