@@ -3,7 +3,7 @@
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from inspect import Parameter, isabstract, isclass, signature
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -134,8 +134,10 @@ def _judged(annotation: Any) -> Any:
     Any for other classes: what their objects are made of, and whether a name will do, is their own affair.
     """
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    if origin is Literal or origin in PLAIN:
+    if origin in PLAIN:
         return annotation
+    if origin is Literal:
+        return Annotated[Any, PlainValidator(partial(_choice, arguments))]
     inner = tuple(_judged(part) for part in arguments if part is not Ellipsis)
     if origin in (Union, UnionType):
         return Union[inner]  # noqa: UP007
@@ -147,6 +149,12 @@ def _judged(annotation: Any) -> Any:
     if origin in (dict, Mapping):
         return Annotated[types.GenericAlias(dict, (Any, *(inner[1:] or (Any,)))), BeforeValidator(_no_object)]
     return Annotated[Any, PlainValidator(_object)] if isclass(origin) and isabstract(origin) else Any
+
+
+def _choice(options: tuple[Any, ...], plain: Any) -> Any:
+    if plain in options:
+        return plain
+    raise PydanticCustomError("literal_error", "{expected}", {"expected": ", ".join(map(str, options))})
 
 
 def _object(plain: Any) -> Any:
