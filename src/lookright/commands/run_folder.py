@@ -88,10 +88,11 @@ def summarise(trainer: Trainer, data: PreferenceData, num_steps: int, seconds: f
 
 def describe_best(keeper: ModelCheckpoint, folder: Path) -> dict[str, Any]:
     """Return what `summary.json` says of the checkpoint that a callback kept by a metric: metric, value, file."""
-    path = Path(keeper.best_model_path)
+    path, score = Path(keeper.best_model_path), keeper.best_model_score
+    assert score is not None, "a validation has run"
     return {
         "metric": keeper.monitor,
-        "value": float(keeper.best_model_score),
+        "value": float(score),
         "checkpoint": str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path),
     }
 

@@ -146,9 +146,9 @@ def _against_signature(path: str, node: DictConfig, referred: set[str]) -> Itera
         yield path, f"{path}._target_={node['_target_']} cannot be imported: {error}"
         return
     try:
-        parameters = inspect.signature(target, eval_str=True).parameters
+        parameters = dict(inspect.signature(target, eval_str=True).parameters)
     except NameError:
-        parameters = inspect.signature(target).parameters
+        parameters = dict(inspect.signature(target).parameters)
     others = next((one for one in parameters.values() if one.kind is one.VAR_KEYWORD), None)
     passed = None if others is None else passed_on(others.annotation)
     if passed is not None:
