@@ -5,7 +5,7 @@ BACKBONE ?= tiny_llava
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: install demo test test-slurm bench lint
+.PHONY: install demo test test-slurm coverage bench lint
 
 install: $(VENV)/.installed
 
@@ -24,8 +24,15 @@ demo:
 	@start=$$(date +%s); $(MAKE) --no-print-directory install && \
 	$(BIN)/python -m lookright.demo --backbone $(BACKBONE) --install-seconds $$(($$(date +%s) - start))
 
+# one process a processor, one thread each; what waits is dealt anew when one has nothing left to do, so that modules
+# stay together and their fixtures are made once
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 8 --dist worksteal
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+coverage: $(VENV)/.installed-dev
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
 # sweeps on a SLURM that the tests start: apt-get install slurm-wlm munge, and root
 test-slurm: $(VENV)/.installed-dev
@@ -35,4 +42,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PYTHONPATH=src $(BIN)/lint-imports
+	PYTHONPATH=src $(BIN)/mypy

@@ -273,10 +273,10 @@ def test_full_tuning_is_held_against_a_copy(llava_weights: Path, pictures: list[
 
 def test_many_pairs_in_one_pass(llava_weights: Path, tmp_path: Path) -> None:
     from lookright.records.pictures import PictureFolder
-    from lookright.records.records import read_preferences
+    from lookright.records.records import preference_from_dict
     from tests.examples import write_pairs
 
-    records = list(read_preferences(write_pairs(tmp_path, 3)))
+    records = [preference_from_dict(json.loads(line)) for line in write_pairs(tmp_path, 3).read_text().splitlines()]
     folder = PictureFolder(tmp_path)
     model = lookright.load("tiny_llava", path=llava_weights)
     together = model.score_records(records, folder)

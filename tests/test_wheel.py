@@ -1,4 +1,4 @@
-"""A wheel is the whole product: built from the sources and installed away from them, its three commands run."""
+"""A wheel is the whole product: built from the sources and installed away from them, its commands run."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_the_wheel_has_every_file_of_the_checkout(installed: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_three_commands_run(installed: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_its_commands_run(installed: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """Pairs, two steps of an experiment of the wheel's own, answers of the tuned model."""
 
     def command(name: str, *arguments: str) -> str:
@@ -92,6 +92,16 @@ def test_its_three_commands_run(installed: Path, environment: dict[str, str], tm
     command("generate", "stage=compose", "split=test", "num_prompts=4", "output=test")
     command("infer", "run=run", "data.path=test/instructions.jsonl", "decode.max_new_tokens=4", "output=answers")
     assert len((tmp_path / "answers" / "predictions.jsonl").read_text().splitlines()) >= 4
+
+
+@pytest.mark.slow
+def test_the_command_that_was_not_run_tells_its_groups(
+    installed: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    told = run(
+        sys.executable, installed / "bin" / "lookright-tune-adaptive", "--help", cwd=tmp_path, environment=environment
+    )
+    assert "backbone: ixc25_7b" in told and "\ndata:\n" in told
 
 
 @pytest.mark.slow

@@ -277,7 +277,7 @@ def _built(config: DictConfig, decoder: Decoder | None) -> Model:
         check_rows(config.ratio_rows)
     if decoder is None:
         decoder = problems.build("decode")
-    backbone: Backbone | None = problems.build("backbone")
+    backbone = problems.build("backbone")
     if backbone is not None:
         with problems:
             ratio_layer = one_layer(backbone.num_layers, config.ratio_layer)

@@ -310,16 +310,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 CHECK = """
-import sys
 from pathlib import Path
 from lookright.errors import RecordError
 from lookright.common.pictures import checked_size
 
-def work():
+def work(path):
     try:
-        print(checked_size(Path(sys.argv[1]), "it"))
+        checked_size(Path(path), "it")
     except RecordError as error:
-        print(error.reason)
+        assert error.reason in ("picture", "picture_size")
 """
 
 
@@ -327,11 +326,10 @@ def test_a_bad_picture_takes_no_memory_to_speak_of(tmp_path: Path) -> None:
     """Too long, too large: nothing is decoded. Cut, at the limit: what is decoded is 256 MiB."""
     Image.new("RGB", (30000, 10)).save(tmp_path / "strip.png")
     (tmp_path / "large.png").write_bytes(claims(12000, 12000))
-    assert peak_megabytes(CHECK, tmp_path / "strip.png") < 20
-    assert peak_megabytes(CHECK, tmp_path / "large.png") < 20
     Image.new("L", (8192, 8192)).convert("RGB").save(tmp_path / "cut.png", compress_level=1)
     data = (tmp_path / "cut.png").read_bytes()
     # cut and closed again, so that all checksums hold
     place = data.rindex(b"IDAT") - 4
     (tmp_path / "cut.png").write_bytes(data[:place] + data[-12:])
-    assert 200 < peak_megabytes(CHECK, tmp_path / "cut.png") < 320
+    strip, large, cut = peak_megabytes(CHECK, *(tmp_path / f"{name}.png" for name in ("strip", "large", "cut")))
+    assert strip < 20 and large < 20 and 200 < cut < 320, (strip, large, cut)

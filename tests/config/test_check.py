@@ -1,5 +1,6 @@
 """Unknown keys, missing and mistyped values: all at once, with the names that exist."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.config.annotations import misfit
+from lookright.config.annotations import misfits
 from lookright.config.check import Problems, check_config
 from lookright.config.entry import explain, launch
 from lookright.errors import ConfigError, RecordError
@@ -74,26 +75,76 @@ def test_unknown_choice_gets_the_valid_ones(
     assert override.split("=")[1] in told and valid in told
 
 
+class Abstract(ABC):
+    @abstractmethod
+    def act(self) -> None: ...
+
+
+OBJECT = OmegaConf.create({"_target_": "x.Y"})
+
+
 @pytest.mark.parametrize(
     ("value", "annotation", "wanted"),
     [
         (3, int, None),
         (3, float, None),
         (True, float, "a number"),
+        (True, int, "a whole number"),
+        ("3", int, "a whole number"),
         (3.5, int | None, "a whole number or null"),
         (None, int | None, None),
+        (None, float, "a number"),
         ("sik", Literal["error", "skip"], "error, skip"),
-        (OmegaConf.create(["a"]), str | list[str], None),
-        (OmegaConf.create(["a"]), str, "text"),
+        ("skip", Literal["error", "skip"] | None, None),
+        (3, Literal["error", "skip"] | None, "error, skip or null"),
+        (["a"], str | list[str], None),
+        (["a"], str, "text"),
         ("a", Sequence[str], "a list"),
-        (OmegaConf.create({"a": 1}), Mapping[str, Any] | None, None),
-        (OmegaConf.create({"a": 1}), list[int], "a list"),
+        ({"a": 1}, Mapping[str, Any] | None, None),
+        ({2: 0.5}, Mapping[int, float], None),
+        ({"a": 1}, list[int], "a list"),
+        ([0, 0.5], tuple[float, float], None),
+        ([0], tuple[float, float], "a longer list"),
+        ([0, 1, 2], tuple[float, float], "a shorter list"),
+        ([1, 2, 3], tuple[int, ...] | None, None),
         ("anything", Any, None),
         ("auto", int | str, None),
+        (OBJECT, Abstract, None),
+        (OBJECT, Mapping[str, int], "a mapping"),
+        ({"a": 1}, Abstract | None, "a mapping with _target_ or null"),
+        ("name", Abstract, "a mapping with _target_"),
+        ("cpu", Path, None),
     ],
 )
 def test_value_against_annotation(value: Any, annotation: Any, wanted: str | None) -> None:
-    assert misfit(value, annotation) == wanted
+    node = OmegaConf.create(value) if isinstance(value, list | dict) else value
+    found = misfits(node, annotation)
+    assert [(one.path, one.wanted) for one in found] == ([] if wanted is None else [((), wanted)])
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "found"),
+    [
+        (["a", 3, "b", None], list[str], [((1,), 3, "text"), ((3,), None, "text")]),
+        (["a", 3], str | list[str], [((1,), 3, "text")]),
+        (["a", 0.5], Sequence[int] | Sequence[float] | None, [((0,), "a", "a whole number or a number")]),
+        ({"x": [1, "b"]}, Mapping[str, list[int]] | None, [(("x", 1), "b", "a whole number")]),
+        ({"x": {"_target_": "y.Z"}, "w": 1}, Mapping[str, Abstract], [(("w",), 1, "a mapping with _target_")]),
+        # told elsewhere, once
+        (["???", 1], list[int], []),
+        (["${there.is.none}"], list[int], []),
+    ],
+)
+def test_each_item_is_held_against_the_annotation(value: Any, annotation: Any, found: list[Any]) -> None:
+    told = misfits(OmegaConf.create(value), annotation)
+    assert [(one.path, one.value, one.wanted) for one in told] == found
+
+
+def test_an_item_of_a_list_is_told_with_its_key_value_and_remedy(composed: Callable[..., DictConfig]) -> None:
+    config = composed("train", "backbone=tiny_llava", "data.path=x", "data.formats=[sequence,3]")
+    with pytest.raises(ConfigError) as error:
+        check_config(config)
+    assert str(error.value) == "data.formats.1=3 does not fit; set text"
 
 
 def test_problems_hold_what_is_the_users_and_nothing_else() -> None:

@@ -8,7 +8,6 @@ from lookright.errors import ConfigError, RecordError
 from lookright.records.records import (
     preference_from_dict,
     prompt_from_dict,
-    read_preferences,
     read_prompts,
     to_dict,
     write_jsonl,
@@ -44,7 +43,8 @@ def test_prompts_come_back_as_they_were(tmp_path: Path) -> None:
 )
 def test_preferences_come_back_as_they_were(tmp_path: Path, record: Preference) -> None:
     write_jsonl(tmp_path / "preferences.jsonl", [record])
-    assert list(read_preferences(tmp_path / "preferences.jsonl")) == [record]
+    (line,) = (tmp_path / "preferences.jsonl").read_text(encoding="utf-8").splitlines()
+    assert preference_from_dict(json.loads(line)) == record
 
 
 def test_one_rejected_answer_is_a_string_and_unknown_geometry_is_left_out() -> None:

@@ -1,6 +1,7 @@
 """Post-selection's limits and the order of reasons."""
 
 import dataclasses
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,27 @@ def test_limits_included_or_not() -> None:
 
 def test_length_counts_words() -> None:
     assert LengthRatioFilter().score(dataclasses.replace(GOOD, chosen="no", rejected="a dark red triangle")) == 0.25
+
+
+def table_distance(one: str, other: str) -> int:
+    """Levenshtein's distance by the textbook table."""
+    row = list(range(len(other) + 1))
+    for i, left in enumerate(one, 1):
+        previous, row[0] = row[0], i
+        for j, right in enumerate(other, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (left != right))
+    return row[-1]
+
+
+def test_edit_distance_is_the_tables_over_the_longer_answer() -> None:
+    rng = random.Random(0)
+    drawn = [["".join(rng.choices("abcé😀 ", k=rng.randint(0, 90))) for _ in range(2)] for _ in range(300)]
+    for one, other in [("", ""), ("", "abc"), ("abc", ""), ("kitten", "sitting"), (" same ", "same"), *drawn]:
+        plain, beside = one.strip(), other.strip()
+        longer = max(len(plain), len(beside))
+        wanted = table_distance(plain, beside) / longer if longer else 0.0
+        score = EditDistanceFilter().score(dataclasses.replace(GOOD, chosen=one, rejected=other))
+        assert score == wanted, (one, other)
 
 
 def test_missing_perplexity_names_the_record() -> None:

@@ -15,10 +15,11 @@ from torch import nn
 
 from lookright.answering.adaptive import AdaptiveDecoder
 from lookright.answering.decoder import Answer, Decoder
-from lookright.answering.prefill import DecoderInput, prefill
+from lookright.answering.prefill import prefill
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
 from lookright.errors import ConfigError
+from lookright.packing.question import DecoderInput
 from lookright.types import Prompt
 
 PUBLISHED = {"threshold": 0.5, "alpha_low": 0.7, "alpha_high": 2.0, "layers": None, "steps": "first", "scope": "all"}

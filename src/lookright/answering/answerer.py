@@ -183,13 +183,15 @@ class Answerer:
         batch = move(pack(examples), device)
         features = self.backbone.encode_images(model, batch.pixels)
         output = packed_forward(self.backbone, model, batch, features, [self.ratio_layer], self.ratio_rows)
+        # there is one, since a layer is named
+        (ratios,) = output.response_ratios
         responses = count()
         for index, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
             yield [
                 ScoredAnswer(
                     prompt=prompt,
                     answer=answer,
-                    attention_ratio=_known(output.response_ratio[response]),
+                    attention_ratio=_known(ratios[response]),
                     even_ratio=_known(batch.even_ratio[index]),
                     scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
                     perplexity=math.exp(-float(output.logps[response]) / int(output.num_tokens[response])),

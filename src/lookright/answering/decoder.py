@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from lookright.answering.prefill import Prefill, prefill
 from lookright.backbones.base import CACHE, Backbone
@@ -87,7 +87,7 @@ class Decoder:
 
     @torch.no_grad()
     def answer_from(
-        self, backbone: Backbone, model: nn.Module, state: Prefill, key: bytes | None = None
+        self, backbone: Backbone, model: PreTrainedModel, state: Prefill, key: bytes | None = None
     ) -> list[Answer]:
         """Answer the prompts of a pass through the bare `model`.
 

@@ -30,8 +30,10 @@ class TargetNoise:
 
     def __call__(self, prompt: Prompt, number: int, picture: Image.Image) -> Image.Image:
         """Picture `number` of the prompt with its noise, the same whenever the prompt is the same."""
+        if prompt.regions is None or prompt.target is None or self.describe(prompt) is None:
+            return picture
         region = prompt.regions[prompt.target]
-        if self.describe(prompt) is None or region.picture != number:
+        if region.picture != number:
             return picture
         whole = prompt.format in self.whole_picture
         x0, y0, x1, y1 = (0, 0, *picture.size) if whole else map(round, region.box)

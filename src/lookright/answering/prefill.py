@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
-from lookright.backbones.base import CACHE, Backbone, EncodedPrompt
+from lookright.backbones.base import CACHE, Backbone
+from lookright.backbones.prompts import EncodedPrompt
 from lookright.packing.question import DecoderInput
 
 
@@ -45,7 +46,7 @@ class Prefill:
 
 
 @torch.no_grad()
-def prefill(backbone: Backbone, model: nn.Module, inputs: Sequence[DecoderInput]) -> Prefill:
+def prefill(backbone: Backbone, model: PreTrainedModel, inputs: Sequence[DecoderInput]) -> Prefill:
     """Run the prompts through the bare `model` once, pictures encoded once each."""
     device = next(model.parameters()).device
     length = max(len(item.prompt.input_ids) for item in inputs)

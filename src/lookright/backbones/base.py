@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
@@ -154,7 +154,7 @@ class Backbone(ABC):
         """The model with its weights, or freshly initialised; the decoder uses our attention function."""
 
     @abstractmethod
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         """The decoder stack, stock or not, as the module's docstring describes it."""
 
     @abstractmethod
@@ -162,11 +162,11 @@ class Backbone(ABC):
         """Regular expression (full match, as PEFT takes it) of the linear layers that LoRA adapts."""
 
     @abstractmethod
-    def encode_images(self, model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
+    def encode_images(self, model: PreTrainedModel, pixels: Sequence[Tensor]) -> list[Tensor]:
         """Projected tokens of each picture: float[N_i, D]; `model` is the bare model, not a PEFT wrapper."""
 
     def merge_images(
-        self, model: nn.Module, input_ids: Tensor, image_mask: Tensor, features: Sequence[Tensor]
+        self, model: PreTrainedModel, input_ids: Tensor, image_mask: Tensor, features: Sequence[Tensor]
     ) -> Tensor:
         """Token embeddings int64[B, L] -> float[B, L, D] with image rows replaced, in row-major order."""
         embeds = model.get_input_embeddings()(input_ids)

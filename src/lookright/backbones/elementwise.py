@@ -4,9 +4,11 @@ Written as single operations, each of them keeps or makes values as wide as the 
 again is kept, and what was just made is written over. Neither is differentiable twice.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SILU = ("silu", "swish")
@@ -29,13 +31,13 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 class _GatedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
         return of_gate, F.silu(gate).mul_(gradient)
@@ -43,15 +45,16 @@ class _GatedSilu(torch.autograd.Function):
 
 class _Rotation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         return _turned(states, cos, sin, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         # a rotation's gradient is turned back
-        return _turned(gradient, *ctx.saved_tensors, -1), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, sin, -1), None, None
 
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:

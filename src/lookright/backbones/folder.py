@@ -8,8 +8,8 @@ from huggingface_hub import snapshot_download
 from lookright.errors import ConfigError
 
 
-def check_folder(path: str | None) -> None:
-    """Raise ConfigError where `path` is missing, or looks local and is no folder with a config.json."""
+def check_folder(path: str | None) -> str:
+    """Return `path`. Raises ConfigError where `path` is missing, or looks local and is no folder with a config.json."""
     if path is None:
         raise ConfigError("backbone.path is not set; set backbone.path to a local folder or a hub name")
     folder = Path(path)
@@ -18,6 +18,7 @@ def check_folder(path: str | None) -> None:
         raise ConfigError(
             f"backbone.path={path} holds no config.json; set backbone.path to a model folder or a hub name"
         )
+    return path
 
 
 def local_folder(path: str, patterns: Sequence[str], advice: str, what: str = "backbone.path") -> Path:

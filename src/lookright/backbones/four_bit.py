@@ -5,13 +5,14 @@ from collections.abc import Callable
 import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lookright.backbones.quantization import QUANT_TYPE
 from lookright.backbones.shards import assign
 
 
 def put_in_4_bits(
-    model: nn.Module, decoder: nn.Module, dtype: torch.dtype, device: torch.device
+    model: PreTrainedModel, decoder: nn.Module, dtype: torch.dtype, device: torch.device
 ) -> Callable[[str, Tensor], None]:
     """Make every linear layer of `decoder` one of 4 bits, and return what puts a tensor in its place.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessorPil, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaMLP
 
@@ -110,7 +110,7 @@ class LlavaBackbone(Backbone):
         decoder.layers[-1].forward = types.MethodType(_last_layer_forward, decoder.layers[-1])
         return model
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         """The Llama stack."""
         return model.model.language_model
 
@@ -118,7 +118,7 @@ class LlavaBackbone(Backbone):
         """All linear layers of the language model."""
         return r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
-    def encode_images(self, model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
+    def encode_images(self, model: PreTrainedModel, pixels: Sequence[Tensor]) -> list[Tensor]:
         """float[num_tokens, D] for each picture; the tower runs once over all of them."""
         if not pixels:
             return []

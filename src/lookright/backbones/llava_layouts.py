@@ -40,7 +40,7 @@ class CheckpointLayout(Protocol):
 
 def find_layout(path: str | None, vision_tower: str | None) -> CheckpointLayout:
     """The layout of a folder or hub name, by its config.json. Raises ConfigError where it is no LLaVA-1.5."""
-    check_folder(path)
+    path = check_folder(path)
     raw = _config_of(path)
     if is_original(raw):
         return OriginalLayout(path, raw, vision_tower)

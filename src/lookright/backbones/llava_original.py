@@ -215,7 +215,7 @@ class OriginalLayout:
 
     def _tower(self, patterns: list[str]) -> Path:
         advice = "set backbone.vision_tower to a folder with a CLIP's config.json, preprocessor_config.json and weights"
-        folder = local_folder(self.tower_name, patterns, advice, what=self.tower_key)
+        folder = local_folder(str(self.tower_name), patterns, advice, what=self.tower_key)
         for name in TOWER_FILES:
             if not (folder / name).is_file():
                 raise ConfigError(f"{self.tower_key}={self.tower_name} holds no {name}; {advice}")

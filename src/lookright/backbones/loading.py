@@ -58,6 +58,6 @@ def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, d
     return policy.to(device).eval().requires_grad_(False)
 
 
-def bare_model(model: nn.Module) -> nn.Module:
+def bare_model(model: nn.Module) -> PreTrainedModel:
     """The model under a PEFT wrapper; its layers carry the adapters."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

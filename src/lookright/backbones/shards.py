@@ -130,7 +130,7 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int =
     """Write safetensors shards and their index; no more than one shard is held beside `tensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = _split(tensors, shard_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         held = {name: tensors[name].detach().cpu().contiguous() for name in names}

@@ -152,7 +152,7 @@ def _piece_bytes(piece: str) -> bytes:
     return bytes.fromhex(found[1]) if found else piece.replace(SPACE, " ").encode()
 
 
-def _replace_one(error: UnicodeError) -> tuple[str, int]:
+def _replace_one(error: Any) -> tuple[str, int]:
     """One mark for each byte that makes no character, as sentencepiece writes it; what follows is read again.
 
     The library's own decoder drops whole characters beside a broken one, where an answer was cut off.
@@ -171,7 +171,7 @@ def _steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:
 def _opened(steps: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for step in steps:
         if step["type"] == "Sequence":
-            yield from _opened(step.get("normalizers", step.get("pretokenizers")))
+            yield from _opened(step["normalizers"] if "normalizers" in step else step["pretokenizers"])
         else:
             yield step
 

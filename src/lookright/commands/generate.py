@@ -73,7 +73,7 @@ def _compose(parts: GenerationParts, workspace: Workspace) -> None:
     """Prompts and pictures of this shard."""
     config = parts.config
     drawer = parts.companions(parts.source, config.split)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     lots = make_lots(
         parts.source, config.split, parts.composers, drawer, plain["num_prompts"], plain["weights"], config.seed
     )

@@ -1,6 +1,7 @@
 """What a config of `generate.py` names, built and checked before anything runs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -46,9 +47,10 @@ class GenerationParts:
         self.composers: list[Composer] = _composers(problems)
         if "compose" in self.stages:
             with problems:
-                check_counts(OmegaConf.to_container(config)["num_prompts"], config.formats)
+                plain: Any = OmegaConf.to_container(config)
+                check_counts(plain["num_prompts"], config.formats)
                 if not OmegaConf.is_dict(config.num_prompts) and self.composers:
-                    format_weights(self.composers, OmegaConf.to_container(config)["weights"])
+                    format_weights(self.composers, plain["weights"])
             self.source: Source = problems.build("source")
             self.companions: Callable[[Source, Split], CompanionDrawer] = problems.build("companions")
         if "answer" in self.stages:

@@ -104,13 +104,13 @@ class _Parts:
 
 def _headline(metrics: Metrics, result: dict[str, Any]) -> str:
     """The first metric that has a column, for the console."""
-    column = metrics.columns[0] if metrics.columns else None
-    entries = {} if column is None else result[column.key]
-    unit = "" if column is None else column.unit
+    if not metrics.columns:
+        return "nothing is told"
+    column = metrics.columns[0]
     parts = [
-        f"{name} {entry['value']:.{column.digits}f} {unit} [{entry['low']:.{column.digits}f}, "
+        f"{name} {entry['value']:.{column.digits}f} {column.unit} [{entry['low']:.{column.digits}f}, "
         f"{entry['high']:.{column.digits}f}] of {entry['num_questions']}".replace("  ", " ")
-        for name, entry in entries.items()
+        for name, entry in result[column.key].items()
     ]
     return f"{column.chart.lower() or column.key}: {', '.join(parts)}" if parts else "nothing is told"
 
@@ -137,7 +137,7 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     """
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     path = folder / "config.yaml"
     if path.is_file() and (folder / answers_file).is_file():
         weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
@@ -145,7 +145,7 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
             raise ConfigError(
                 f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
             )
-        saved = OmegaConf.to_container(OmegaConf.load(path))
+        saved: Any = OmegaConf.to_container(OmegaConf.load(path))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
         if changed:
             raise ConfigError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +16,7 @@ from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
+from lookright.training.datamodule import PreferenceData
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
 
 CONFIG_FILE = "config.yaml"
@@ -53,7 +54,7 @@ def saved_config(config: DictConfig) -> DictConfig:
             f"resume={folder} holds no {' and no '.join(missing)}; set resume to the folder of a run that "
             "saved a checkpoint (every trainer.checkpoint_every steps, or once an epoch)"
         )
-    saved = OmegaConf.load(folder / CONFIG_FILE)
+    saved: Any = OmegaConf.load(folder / CONFIG_FILE)
     strange = sorted(set(saved) ^ set(config))
     if strange:
         known = [str(name) for name in config]
@@ -87,7 +88,7 @@ def open_folder(config: DictConfig, trainer: Trainer) -> None:
     OmegaConf.save(resolved(config), folder / CONFIG_FILE)
 
 
-def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
+def summarise(trainer: Trainer, data: PreferenceData, num_steps: int, seconds: float) -> dict[str, Any]:
     """Return what `summary.json` says of a run, all but where its weights lie."""
     return {
         "steps": trainer.global_step,
@@ -102,10 +103,11 @@ def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, secon
 
 def describe_best(keeper: ModelCheckpoint, folder: Path) -> dict[str, Any]:
     """Return what `summary.json` says of the checkpoint that a callback kept by a metric: metric, value, file."""
-    path = Path(keeper.best_model_path)
+    path, score = Path(keeper.best_model_path), keeper.best_model_score
+    assert score is not None, "a validation has run"
     return {
         "metric": keeper.monitor,
-        "value": float(keeper.best_model_score),
+        "value": float(score),
         "checkpoint": str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path),
     }
 
@@ -117,7 +119,7 @@ def write_page(
     folder = Path(config.output)
     record = made_by(config, script, describe_data(config.data))
     record.write(folder)
-    plain = OmegaConf.to_container(resolved(config), resolve=False)
+    plain: Any = OmegaConf.to_container(resolved(config), resolve=False)
     settings = {key: ", ".join(described_values(plain[key])) for key in groups if plain.get(key)}
     write_training(
         folder / REPORT_FILE, folder / METRICS_FILE, summary, settings=settings, pairs=list(pairs), made_by=record

@@ -157,7 +157,7 @@ def _save(module: PreferenceModule, folder: Path) -> str:
     """Write `adapter/` in PEFT's format, or `model/` after full tuning; returns its name."""
     policy = module.pair.policy
     if isinstance(policy, PeftModel):
-        policy.save_pretrained(folder / "adapter")
+        policy.save_pretrained(str(folder / "adapter"))
         return "adapter"
     module.pair.backbone.save_pretrained(policy, folder / "model")
     return "model"

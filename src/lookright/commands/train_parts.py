@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
@@ -72,6 +73,7 @@ def check_parts(config: DictConfig) -> TrainParts:
     optimization = _optimization(problems)
     callbacks = _callbacks(problems)
     problems.finish()
+    assert optimization is not None
     parts = TrainParts(
         config=config,
         settings=settings,
@@ -113,7 +115,7 @@ def _optimization(problems: Problems) -> Optimization | None:
     made: list[Any] = []
     for group in ("optimizer", "schedule"):
         with problems:
-            made.append(_built(group, lambda group=group: problems.build(group, "all")))
+            made.append(_built(group, partial(problems.build, group, "all")))
     if len(made) < 2 or None in made:
         return None
     with problems:
@@ -125,11 +127,14 @@ def _optimization(problems: Problems) -> Optimization | None:
 
 def _callbacks(problems: Problems) -> dict[str, Callback]:
     """Callbacks of a config by name, without those that are null or that `problems` tells of."""
-    nodes, found = problems.config.callbacks or {}, {}
+    nodes = problems.config.callbacks or {}
+    found: dict[str, Callback] = {}
     for name in (name for name, node in nodes.items() if node is not None):
         with problems:
-            one = _built(f"callbacks.{name}", lambda name=name: problems.build(f"callbacks.{name}", "all"))
-            if one is not None and not isinstance(one, Callback):
+            one = _built(f"callbacks.{name}", partial(problems.build, f"callbacks.{name}", "all"))
+            if one is None:
+                continue
+            if not isinstance(one, Callback):
                 raise ConfigError(f"callbacks.{name}._target_={nodes[name]['_target_']} is no lightning.Callback")
             found[str(name)] = one
     save = problems.config.save

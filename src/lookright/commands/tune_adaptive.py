@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
-from lookright.answering.prefill import DecoderInput
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.commands.infer import open_output, with_run
@@ -27,6 +26,7 @@ from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
 from lookright.evaluation.questions import Questions
 from lookright.packing.encode import encode_question
+from lookright.packing.question import DecoderInput
 from lookright.records.pictures import Pictures
 from lookright.types import Prompt
 

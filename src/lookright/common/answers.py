@@ -1,4 +1,4 @@
-"""Comparing short answers as text: normal form, equality, distance, length. No model, no tokenizer."""
+"""Comparing short answers as text: normal form, equality, length. No model, no tokenizer."""
 
 import re
 import unicodedata
@@ -47,34 +47,3 @@ def same_answer(one: str, other: str) -> bool:
 def answer_key(text: str) -> tuple[str, ...]:
     """Return what two texts share that are the same answer, see `same_answer`."""
     return tuple(normal_words(text)) or ("", text.strip())
-
-
-def edit_distance(one: str, other: str) -> int:
-    """Levenshtein distance in characters.
-
-    Source: G. Myers, J. ACM 46(3), 1999, in the form of H. Hyyrö, 2003: a column of the distance table is
-    two bit vectors, here Python's own integers, so an answer of 512 characters takes 512 steps.
-    """
-    if not one or not other:
-        return len(one) + len(other)
-    full, last = (1 << len(one)) - 1, 1 << (len(one) - 1)
-    where: dict[str, int] = {}
-    for index, character in enumerate(one):
-        where[character] = where.get(character, 0) | 1 << index
-    rises, falls, distance = full, 0, len(one)
-    for character in other:
-        match = where.get(character, 0)
-        diagonal = (((match & rises) + rises) ^ rises) | match | falls
-        across_rises = falls | ~(diagonal | rises)
-        across_falls = rises & diagonal
-        distance += bool(across_rises & last) - bool(across_falls & last)
-        across_rises = (across_rises << 1 | 1) & full
-        rises = ((across_falls << 1) | ~(diagonal | across_rises)) & full
-        falls = across_rises & diagonal
-    return distance
-
-
-def normalized_edit_distance(one: str, other: str) -> float:
-    """Edit distance over the longer one's characters: 0 for equal texts, 1 where nothing is shared."""
-    longer = max(len(one), len(other))
-    return edit_distance(one, other) / longer if longer else 0.0

@@ -231,13 +231,18 @@ def _on_white(image: Image.Image, depth: int) -> Image.Image:
 
 def _in_eight_bits(key: int | tuple[int, ...], depth: int) -> int | tuple[int, ...]:
     if isinstance(key, tuple):
-        return tuple(_in_eight_bits(part, depth) for part in key)
-    return key >> depth - 8 if depth > 8 else key * 255 // (2**depth - 1)
+        return tuple(_sample_in_eight_bits(part, depth) for part in key)
+    return _sample_in_eight_bits(key, depth)
+
+
+def _sample_in_eight_bits(sample: int, depth: int) -> int:
+    return sample >> depth - 8 if depth > 8 else sample * 255 // (2**depth - 1)
 
 
 def _sample_depth(image: Image.Image) -> int:
     """Bits of a sample of a PNG, 8 where they make no difference; known until the pixels are loaded."""
-    if image.format != "PNG" or not getattr(image, "tile", None):
+    tile = getattr(image, "tile", None)
+    if image.format != "PNG" or not tile:
         return 8
-    raw = image.tile[0][3]
+    raw = tile[0][3]
     return {"1": 1, "L;2": 2, "L;4": 4, "RGB;16B": 16}.get(raw, 8)

@@ -33,7 +33,7 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     pending: deque[Future[list[Result]]] = deque()
     try:
         for portion in batches(items, PORTION):
-            pending.append(pool.submit(lambda portion=portion: [function(item) for item in portion]))
+            pending.append(pool.submit(_each, function, portion))
             if len(pending) > 4 * num_threads:
                 yield from pending.popleft().result()
         while pending:
@@ -52,3 +52,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             batch = []
     if batch:
         yield batch
+
+
+def _each(function: Callable[[Item], Result], portion: list[Item]) -> list[Result]:
+    return [function(item) for item in portion]

@@ -28,6 +28,7 @@ def asked_prompt(
     plain = Prompt(id="question", images=names, prompt=question, ground_truth="", format="", target=None, regions=None)
     check_placeholders(plain)
     found = infer_geometry(question, names, pictures)
+    assert found is not None, "placeholders were checked"
     if regions is not None:
         number = named_in(question)
         named = number - 1 if number is not None else 0 if len(regions) == 1 else None

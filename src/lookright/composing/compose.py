@@ -20,6 +20,8 @@ from lookright.records.validate import OnBadRecord
 from lookright.types import Prompt
 
 Outcome = Prompt | RecordError
+_WORKER: dict[str, Any] = {}
+"""What a worker process composes with."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -159,9 +161,8 @@ def _outcome(plan: PromptPlan | _NoPlan, source: Source, folder: Path) -> Outcom
 
 
 def _start_worker(source: Source, folder: Path) -> None:
-    global _SOURCE, _FOLDER
-    _SOURCE, _FOLDER = source, folder
+    _WORKER.update(source=source, folder=folder)
 
 
 def _work(plan: PromptPlan | _NoPlan) -> Outcome:
-    return _outcome(plan, _SOURCE, _FOLDER)
+    return _outcome(plan, **_WORKER)

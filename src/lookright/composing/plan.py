@@ -110,7 +110,7 @@ class PromptPlanner:
             except RecordError as error:
                 self.skipped[error.reason] += 1
 
-    def _permutation(self, lap: int) -> array:
+    def _permutation(self, lap: int) -> "array[int]":
         order = array("L", range(len(self._rows)))
         random.Random(self._hash("order", lap)).shuffle(order)
         return order

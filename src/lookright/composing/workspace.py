@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lookright.errors import ConfigError
 
@@ -151,7 +151,7 @@ def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
         yield from _changes(before.get(name), now.get(name), f"{key}.{name}")
 
 
-def _plain(config: DictConfig, key: str) -> Any:
+def _plain(config: DictConfig | ListConfig, key: str) -> Any:
     value = OmegaConf.select(config, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 

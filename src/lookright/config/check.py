@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
@@ -14,7 +14,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from lookright.config.annotations import OBJECT, misfit, passed_on
+from lookright.config.annotations import OBJECT, misfits, passed_on
 from lookright.config.references import ShortName, lost_references, origin, references
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError, LookRightError, ParameterError
@@ -125,7 +125,8 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        children = [(str(key), key) for key in node if not OmegaConf.is_interpolation(node, key)]
+        keys: list[Any] = list(node)
+        children: list[tuple[str, Any]] = [(str(key), key) for key in keys if not OmegaConf.is_interpolation(node, key)]
     elif isinstance(node, ListConfig):
         children = [(str(index), index) for index in range(len(node))]
     else:
@@ -145,15 +146,16 @@ def _against_signature(path: str, node: DictConfig, referred: set[str]) -> Itera
         yield path, f"{path}._target_={node['_target_']} cannot be imported: {error}"
         return
     try:
-        parameters = inspect.signature(target, eval_str=True).parameters
+        parameters = dict(inspect.signature(target, eval_str=True).parameters)
     except NameError:
-        parameters = inspect.signature(target).parameters
+        parameters = dict(inspect.signature(target).parameters)
     others = next((one for one in parameters.values() if one.kind is one.VAR_KEYWORD), None)
     passed = None if others is None else passed_on(others.annotation)
     if passed is not None:
         parameters = passed.parameters | {name: one for name, one in parameters.items() if one is not others}
         others = None
-    for key in node:
+    keys: list[Any] = list(node)
+    for key in keys:
         place = f"{path}.{key}"
         if key in parameters:
             yield from _against_annotation(place, node, key, parameters[key].annotation)
@@ -173,7 +175,8 @@ def _unreferred(path: str, value: Any, referred: set[str], beside: list[str]) ->
     if path in referred:
         return
     if any(name.startswith(f"{path}.") for name in referred):
-        for key in value if isinstance(value, DictConfig) else ():
+        keys: list[Any] = list(value) if isinstance(value, DictConfig) else []
+        for key in keys:
             yield from _unreferred(f"{path}.{key}", value[key], referred, [])
         return
     folder = path.rpartition(".")[0]
@@ -186,16 +189,17 @@ def _against_annotation(path: str, node: DictConfig, key: str, annotation: Any) 
         value = node[key]
     except (MissingMandatoryValue, InterpolationResolutionError):
         return
-    wanted = misfit(value, annotation)
-    if wanted is not None:
-        yield path, f"{path}={value!r} does not fit; set {wanted}{_as_choice(path, node, value, wanted)}"
+    for found in misfits(value, annotation):
+        place = ".".join([path, *map(str, found.path)])
+        choice = "" if found.path else _as_choice(path, node, value, found.wanted)
+        yield place, f"{place}={found.value!r} does not fit; set {found.wanted}{choice}"
 
 
 def _as_choice(path: str, node: DictConfig, value: Any, wanted: str) -> str:
     """Where a name stands for an object: how a file of a config group is chosen, and which there are."""
     if not isinstance(value, str) or OBJECT not in wanted:
         return ""
-    group = origin(node._get_root(), path).replace(".", "/")
+    group = origin(cast(DictConfig, node._get_root()), path).replace(".", "/")
     hydra = GlobalHydra.instance()
     names = hydra.config_loader().get_group_options(group) if hydra.is_initialized() else []
     valid = f"; valid: {', '.join(names)}" if names else ""

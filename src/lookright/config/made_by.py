@@ -47,7 +47,7 @@ def read_made_by(folder: Path) -> MadeBy | None:
 
 def made_by(config: DictConfig, script: str, data: str) -> MadeBy:
     """The record of a run of `script` with `config`; `data` says what it worked on."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     adapter = plain.get("adapter") or (plain.get("tuning") or {}).get("adapter")
     decode = plain.get("decode")
     dtype = plain.get("dtype") or (plain.get("trainer") or {}).get("model_dtype")

@@ -102,10 +102,11 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _defaults(root: MappingNode, lines: list[str]) -> tuple[list[str], dict[str, tuple[str, str]]]:
+def _defaults(root: Node, lines: list[str]) -> tuple[list[str], dict[str, tuple[str, str]]]:
     """Files and groups of a defaults list; schemas, `_self_`, experiments and Hydra's own groups are left out."""
-    entries = next((value.value for key, value in root.value if key.value == "defaults"), [])
-    bases, choices = [], {}
+    entries: list[Any] = next((value.value for key, value in root.value if key.value == "defaults"), [])
+    bases: list[str] = []
+    choices: dict[str, tuple[str, str]] = {}
     for entry in entries:
         if isinstance(entry, ScalarNode):
             bases += [] if entry.value == "_self_" or entry.value.endswith("_schema") else [entry.value]
@@ -118,7 +119,7 @@ def _defaults(root: MappingNode, lines: list[str]) -> tuple[list[str], dict[str,
     return bases, choices
 
 
-def _keys(node: MappingNode, lines: list[str], prefix: str = "") -> Iterator[Key]:
+def _keys(node: Node, lines: list[str], prefix: str = "") -> Iterator[Key]:
     """All keys below a mapping in their order; one that holds keys of its own has a line where it has a comment."""
     for key, value in node.value:
         path = f"{prefix}{key.value}"
@@ -146,7 +147,8 @@ def _flow(node: Node) -> str:
         return f"[{', '.join(_flow(item) for item in node.value)}]"
     if isinstance(node, MappingNode):
         return f"{{{', '.join(f'{_flow(key)}: {_flow(value)}' for key, value in node.value)}}}"
-    return f'"{node.value.strip()}"' if node.style or not node.value else node.value
+    quoted = isinstance(node, ScalarNode) and node.style
+    return f'"{node.value.strip()}"' if quoted or not node.value else str(node.value)
 
 
 def _command(file: ConfigFile, root: type, by_group: Mapping[str, list[ConfigFile]]) -> Iterator[str]:

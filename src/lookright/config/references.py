@@ -65,13 +65,14 @@ def _at(config: DictConfig, path: str) -> Any:
     """The node at a path as it stands, interpolations unresolved; None where there is none."""
     node: Any = config
     for part in path.split("."):
-        inner = isinstance(node, DictConfig | ListConfig) and isinstance(node._content, dict | list)
-        if isinstance(node, DictConfig) and inner and part in node._content:
-            node = node._get_node(part)
-        elif isinstance(node, ListConfig) and inner and part.isdecimal() and int(part) < len(node._content):
-            node = node._get_node(int(part))
-        else:
+        # a container that is itself an interpolation, null or ??? holds a string or nothing
+        if isinstance(node, DictConfig) and isinstance(node._content, dict) and part in node._content:
+            node = node._content[part]
+            continue
+        inner = node._content if isinstance(node, ListConfig) else None
+        if not isinstance(inner, list) or not part.isdecimal() or int(part) >= len(inner):
             return None
+        node = inner[int(part)]
     return node
 
 

@@ -58,8 +58,8 @@ class Choice:
     @property
     def published(self) -> Trial:
         """The published values, in the scope of the trials."""
-        scaled = ((one, one.setting.options() | {"scope": PUBLISHED["scope"]}) for one in self.trials[1:])
-        return next(one for one, options in scaled if options == PUBLISHED)
+        scope = {"scope": PUBLISHED["scope"]}
+        return next(one for one in self.trials if one.setting and one.setting.options() | scope == PUBLISHED)
 
 
 def choose(

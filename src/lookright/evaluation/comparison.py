@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,25 @@ class Answers:
     counts: dict[str, int]
     besides: dict[str, float | None]
 
+    def _estimate(self, key: str) -> Estimate:
+        found = self.estimates[key]
+        assert found is not None, f"every question tells {key}"
+        return found
+
     @property
     def accuracy(self) -> Estimate:
         """Right answers, percent."""
-        return self.estimates["accuracy"]
+        return self._estimate("accuracy")
 
     @property
     def other_image(self) -> Estimate:
         """Answers that another shown image has, percent."""
-        return self.estimates["other_image"]
+        return self._estimate("other_image")
 
     @property
     def wrong_kind(self) -> Estimate:
         """Yes or no where something else was asked, percent."""
-        return self.estimates["wrong_kind"]
+        return self._estimate("wrong_kind")
 
     @property
     def num_other_image(self) -> int:
@@ -160,7 +166,7 @@ def compare_runs(runs: Mapping[str, str | Path], against: str | None = None) -> 
     """
     names = list(runs)
     against = names[0] if against is None and names else against
-    if len(names) < 2 or against not in runs:
+    if len(names) < 2 or against is None or against not in runs:
         raise ConfigError(f"against={against}, runs={', '.join(names)}; name two runs or more, and one of them")
     lines = {name: read_predictions(folder) for name, folder in runs.items()}
     for name in names:
@@ -175,8 +181,7 @@ def compare_runs(runs: Mapping[str, str | Path], against: str | None = None) -> 
         runs=names,
         groups=compared.groups(aligned),
         sources={
-            source: compared.groups(_picked(aligned, against, lambda line, own=source: line.get("source") == own))
-            for source in sources
+            source: compared.groups(_picked(aligned, against, partial(_has_source, source))) for source in sources
         },
         made_by={name: read_made_by(Path(folder)) for name, folder in runs.items()},
         metrics=metrics,
@@ -224,7 +229,7 @@ class _Compared:
         """Every format, and the mean of those with several images."""
         against = self.against
         formats = sorted({format_of(line) for line in lines[against]}, key=format_order)
-        found = {name: _picked(lines, against, lambda line, own=name: format_of(line) == own) for name in formats}
+        found = {name: _picked(lines, against, partial(_has_format, name)) for name in formats}
         if any(name != SINGLE_IMAGE for name in formats):
             found[MULTI_IMAGE] = _picked(lines, against, lambda line: format_of(line) != SINGLE_IMAGE)
         return {name: self._group(picked) for name, picked in found.items()}
@@ -290,7 +295,7 @@ def _if_told(before: Sequence[Line], after: Sequence[Line], measure: Measure) ->
     ]
     if not told:
         return None
-    return difference(*zip(*told, strict=True), lambda line: bool(measure.told(line)))
+    return difference([one for one, _ in told], [other for _, other in told], lambda line: bool(measure.told(line)))
 
 
 def difference(before: Sequence[Line], after: Sequence[Line], told: Callable[[Line], bool]) -> Difference:
@@ -314,3 +319,11 @@ def cluster_of(line: Line) -> str:
     """Return what questions about one picture share; one whose picture is not known stands for itself."""
     picture = line.get("source_picture")
     return line["id"] if picture is None else f"{line.get('source')}/{picture}"
+
+
+def _has_source(source: str, line: Line) -> bool:
+    return bool(line.get("source") == source)
+
+
+def _has_format(name: str, line: Line) -> bool:
+    return format_of(line) == name

@@ -55,8 +55,10 @@ class Shares:
         self._yes: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
 
-    def add(self, name: str, told: bool) -> None:
-        """Count one question of format `name`."""
+    def add(self, name: str, told: bool | float | None) -> None:
+        """Count one question of format `name`; None is left out."""
+        if told is None:
+            return
         self._asked[name] += 1
         self._yes[name] += bool(told)
 

@@ -124,6 +124,7 @@ class _OfQuestions(Metric):
 
     name: ClassVar[str]
     good: ClassVar[int] = 1
+    _counted: "Shares | Means"
 
     def __init_subclass__(cls) -> None:
         if not cls.title and hasattr(cls, "name"):
@@ -160,9 +161,7 @@ class Share(_OfQuestions):
 
     def add(self, line: Line) -> None:
         """See `Metric.add`."""
-        told = self.told(line)
-        if told is not None:
-            self._counted.add(format_of(line), bool(told))
+        self._counted.add(format_of(line), self.told(line))
 
     def figures(self, result: Mapping[str, Any]) -> dict[str, str]:
         """Return the share over several images and over one."""
@@ -181,7 +180,7 @@ class Mean(_OfQuestions):
 
     def __init__(self) -> None:
         self._counted = Means()
-        shown = {"digits": self.digits, "highest": self.highest}
+        shown: dict[str, Any] = {"digits": self.digits, "highest": self.highest}
         self.columns = (Column(key=self.name, title=self.title, chart=self.title, unit="", **shown),)
         self.measures = (
             Measure(key=self.name, title=self.title, told=self.told, share=False, good=self.good, **shown),

@@ -10,7 +10,7 @@ from lookright.common.jsonl import read_lines
 from lookright.common.matching import is_correct
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
-from lookright.config.entry import CONFIG_FOLDER
+from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.evaluation.groups import Line
 from lookright.evaluation.metric import Metric, Metrics
@@ -55,8 +55,8 @@ def read_predictions(folder: str | Path) -> dict[str, Line]:
     return lines
 
 
-def build_metrics(problems: Problems) -> Metrics | None:
-    """Return the metrics of a config, fresh; None where one of them is faulty, which `problems` then tells."""
+def build_metrics(problems: Problems) -> Metrics:
+    """Return the metrics of a config, fresh; without those that are faulty, which `problems` then tells."""
     nodes = problems.config.metrics or {}
     built = {name: problems.build(f"metrics.{name}", "all") for name, node in nodes.items() if node is not None}
     with problems:
@@ -67,18 +67,20 @@ def build_metrics(problems: Problems) -> Metrics | None:
                 )
         if not built:
             raise ConfigError("metrics is empty; set metrics=default")
-    return None if None in built.values() else Metrics(parts=built)
+    return Metrics(parts={name: part for name, part in built.items() if isinstance(part, Metric)})
 
 
 def default_metrics() -> Metrics:
     """Return the metrics of `conf/metrics/default.yaml`, fresh."""
-    return _metrics_of(OmegaConf.load(CONFIG_FOLDER / "metrics" / "default.yaml"))
+    nodes: Any = OmegaConf.load(CONFIG_FOLDER / "metrics" / "default.yaml")
+    return _metrics_of(nodes)
 
 
 def metrics_of_run(folder: str | Path) -> Metrics:
     """Return the metrics of a run of infer.py, fresh; the default ones where it does not say which."""
     path = Path(folder) / "config.yaml"
-    nodes = OmegaConf.load(path).get("metrics") if path.is_file() else None
+    saved: Any = OmegaConf.load(path) if path.is_file() else {}
+    nodes = saved.get("metrics")
     return default_metrics() if nodes is None else _metrics_of(nodes)
 
 

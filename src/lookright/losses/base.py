@@ -23,7 +23,7 @@ class AttentionRead:
     read the same share one ratio. Raises ParameterError for other positions.
     """
 
-    layers: tuple[int, ...] | tuple[float, ...] | None = None
+    layers: Sequence[int] | Sequence[float] | None = None
     positions: str = RATIO_ROWS[0]
 
     def __post_init__(self) -> None:
@@ -78,7 +78,9 @@ class PairScores:
     def seen_by(self, term: "Term") -> "PairScores":
         """The same scores with the attention ratio that `term` reads."""
         read = term.reads.attention
-        return replace(self, attention_ratio=self.attention_ratios[read]) if read in self.attention_ratios else self
+        if read is None or read not in self.attention_ratios:
+            return self
+        return replace(self, attention_ratio=self.attention_ratios[read])
 
     def log_ratios(self) -> tuple[Tensor, Tensor]:
         """log pi - log ref of both sides, nats: float[P], float[P, k]. Raises ValueError without a reference."""

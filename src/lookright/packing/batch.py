@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lookright.attention import PackedLayout, build_layout, even_ratio
-from lookright.backbones.base import EncodedPrompt
+from lookright.backbones.prompts import EncodedPrompt
 from lookright.packing.logprobs import ScoredTokens, scored_tokens
 
 
@@ -174,6 +174,6 @@ def move(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, list):
         return [move(item, device) for item in value]
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{entry.name: move(getattr(value, entry.name), device) for entry in fields(value)})
     return value

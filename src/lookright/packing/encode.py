@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lookright.backbones.base import Backbone, EncodedPrompt
+from lookright.backbones.base import Backbone
+from lookright.backbones.prompts import EncodedPrompt
 from lookright.common.boxes import disjoint
 from lookright.errors import RecordError
 from lookright.packing.batch import Example, Response
@@ -66,11 +67,14 @@ def _conversations(
 def _shown(backbone: Backbone, record: Preference | Prompt, prompt: EncodedPrompt, pictures: Pictures) -> DecoderInput:
     """The prompt with its pictures and the target's coverage."""
     sizes = [pictures.size(name) for name in record.images]
-    known = record.target is not None and record.regions is not None
+    target, regions = record.target, record.regions
+    coverage = None
+    if target is not None and regions is not None:
+        coverage = look_coverage(backbone, prompt, regions, target, sizes)
     return DecoderInput(
         prompt=prompt,
         pixels=[backbone.preprocess(pictures.open(name), len(record.images)) for name in record.images],
-        coverage=look_coverage(backbone, prompt, record.regions, record.target, sizes) if known else None,
+        coverage=coverage,
     )
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from lookright.attention import PackedCall, PackedLayout, RowRecorder, attention_ratio
 from lookright.backbones.base import Backbone
@@ -35,11 +36,6 @@ class PackedOutput:
     attention_ratios: tuple[Tensor, ...] = ()
 
     @property
-    def response_ratio(self) -> Tensor | None:
-        """The ratios of the first read: float32[R]; None where none was asked for."""
-        return self.response_ratios[0] if self.response_ratios else None
-
-    @property
     def attention_ratio(self) -> Tensor | None:
         """The first responses' ratios of the first read: float32[P]; None where none was asked for."""
         return self.attention_ratios[0] if self.attention_ratios else None
@@ -47,7 +43,7 @@ class PackedOutput:
 
 def packed_forward(
     backbone: Backbone,
-    model: nn.Module,
+    model: PreTrainedModel,
     batch: PackedBatch,
     features: Sequence[Tensor],
     ratio_layers: Sequence[int] = (),
@@ -62,7 +58,11 @@ def packed_forward(
 
 
 def score_responses(
-    backbone: Backbone, model: nn.Module, batch: PackedBatch, features: Sequence[Tensor], reads: Sequence[RatioRead]
+    backbone: Backbone,
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    features: Sequence[Tensor],
+    reads: Sequence[RatioRead],
 ) -> PackedOutput:
     """Score every response of the batch; the layers of all `reads` are recorded once, each ratio is of its own.
 
@@ -73,11 +73,12 @@ def score_responses(
     recorder = RowRecorder(layers, batch.coverage) if layers else None
     rows = decoder_rows(backbone, model, batch, features, recorder)
     logits = model.get_output_embeddings()(rows[batch.scored.rows])
-    masses = None if recorder is None else recorder.stacked()
-    ratios = [
-        _response_ratios(masses[[layers.index(layer) for layer in sorted(read.layers)]], batch, read.rows)
-        for read in reads
-    ]
+    ratios: list[Tensor] = []
+    if recorder is not None:
+        masses = recorder.stacked()
+        for read in reads:
+            own = masses[[layers.index(layer) for layer in sorted(read.layers)]]
+            ratios.append(_response_ratios(own, batch, read.rows))
     return PackedOutput(
         logps=sum_by_response(token_logps(logits, batch.scored.targets), batch.scored),
         num_tokens=batch.scored.counts(),
@@ -88,7 +89,7 @@ def score_responses(
 
 def decoder_rows(
     backbone: Backbone,
-    model: nn.Module,
+    model: PreTrainedModel,
     batch: PackedBatch,
     features: Sequence[Tensor],
     recorder: RowRecorder | None = None,

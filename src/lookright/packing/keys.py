@@ -33,4 +33,4 @@ def response_keys(example: Example) -> list[str]:
 def _add(digest: "hashlib._Hash", tensor: Tensor) -> None:
     """Type and shape go before the bytes, so that no two sequences of tensors read the same."""
     digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.contiguous().numpy())
+    digest.update(tensor.contiguous().numpy().data)

@@ -1,10 +1,11 @@
 """The one home of the shift by one, the response rows and the float32 log-softmax."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from lookright.errors import ConfigError
 
@@ -72,14 +73,14 @@ class _TokenLogps(torch.autograd.Function):
     """One value of a log-softmax a row; its gradient is made in one buffer as large as the logits, not in two."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, logits_NV: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits_NV: Tensor, targets: Tensor) -> Tensor:
         logps_NV = torch.log_softmax(logits_NV, dim=-1)
         ctx.save_for_backward(logps_NV, targets)
         return logps_NV.gather(1, targets[:, None]).squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logps_NV, targets = ctx.saved_tensors
         of_logits_NV = logps_NV.exp().mul_(-gradient[:, None])
         return of_logits_NV.scatter_add_(1, targets[:, None], gradient[:, None]), None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lookright.backbones.base import EncodedPrompt
+from lookright.backbones.prompts import EncodedPrompt
 
 
 @dataclass(slots=True, kw_only=True)

@@ -167,11 +167,11 @@ class LlavaPrompt(Form[Prompt]):
         return prompt
 
 
-Forms = Mapping[str, Form] | Sequence[Form]
+Forms = Mapping[str, Form[Any]] | Sequence[Form[Any]]
 """Forms from outside the package, as a config names them: by any name, or as a list."""
 
 
-def given_forms(forms: Forms | None) -> list[Form]:
+def given_forms(forms: Forms | None) -> list[Form[Any]]:
     """Return the forms of a config in order. Raises ConfigError for what is none."""
     named = forms if isinstance(forms, Mapping) else {str(number): form for number, form in enumerate(forms or [])}
     for name, form in named.items():
@@ -180,7 +180,7 @@ def given_forms(forms: Forms | None) -> list[Form]:
     return [form for form in named.values() if form is not None]
 
 
-def find_form(data: Any, forms: Sequence[Form], others: Sequence[Form]) -> Form:
+def find_form(data: Any, forms: Sequence[Form[Any]], others: Sequence[Form[Any]]) -> Form[Any]:
     """The first of `forms` that a row has. Raises RecordError that lists them, or names that of `others` it has."""
     if not isinstance(data, dict):
         raise RecordError("malformed", f"a record is a json object, found {type(data).__name__}")
@@ -193,7 +193,7 @@ def find_form(data: Any, forms: Sequence[Form], others: Sequence[Form]) -> Form:
     raise RecordError("form", f"no form has the keys {', '.join(map(str, data)) or '(none)'}; {listed(forms)}")
 
 
-def listed(forms: Sequence[Form]) -> str:
+def listed(forms: Sequence[Form[Any]]) -> str:
     """All forms with their keys, for a message."""
     return "known are: " + "; ".join(f"{form.title} ({form.keys})" for form in forms)
 
@@ -203,7 +203,7 @@ def row_geometry(prompt: Any, images: list[str], pictures: CheckedPictures) -> G
     return infer_geometry(prompt, images, pictures) if isinstance(prompt, str) else None
 
 
-def _wrong_kind(form: Form) -> str:
+def _wrong_kind(form: Form[Any]) -> str:
     if isinstance(form, LlavaPrompt):
         return "a LLaVA row (`conversations`) is a prompt, not a preference: use source=llava_json"
     if isinstance(form, OwnPrompt | PublishedPrompt):

@@ -64,15 +64,13 @@ class PictureMemory:
 
     def get(self, key: str) -> Size | None:
         """Width and height, None where nothing is known."""
-        if self._sizes is None:
-            self._sizes = self._read()
-        return self._sizes.get(key)
+        return self._known().get(key)
 
     def put(self, key: str, size: Size) -> None:
         """Remember a good picture."""
         if self.get(key) == size or self._path is None:
             return
-        self._sizes[key] = size
+        self._known()[key] = size
         body = f"{key} {size[0]} {size[1]}".encode()
         # the line feed in front ends what a killed writer may have left
         line = b"\n%s %08x\n" % (body, zlib.crc32(body))
@@ -81,6 +79,11 @@ class PictureMemory:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             os.write(self._file, line)
+
+    def _known(self) -> dict[str, Size]:
+        if self._sizes is None:
+            self._sizes = self._read()
+        return self._sizes
 
     def _read(self) -> dict[str, Size]:
         sizes: dict[str, Size] = {}

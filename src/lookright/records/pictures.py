@@ -75,8 +75,8 @@ class CheckedPictures:
         with self._readable(name):
             data = self.encoded(name)
             keys = [content_key(f"{_key(data)} {part}".encode()) for part in names]
-        known = [self._memory.get(key) for key in keys]
-        if None not in known:
+        known = [size for key in keys if (size := self._memory.get(key)) is not None]
+        if len(known) == len(keys):
             return known
         found = measure(self.open(name))
         for key, size in zip(keys, found, strict=True):
@@ -100,9 +100,11 @@ class CheckedPictures:
         try:
             yield
         except OSError as error:
+            found = self.encoded(name)
+            shown = found if isinstance(found, Path) else name
             raise RecordError(
                 "picture",
-                f"cannot read the picture {self.encoded(name)} ({error.strerror or error}); paths start from "
+                f"cannot read the picture {shown} ({error.strerror or error}); paths start from "
                 "data.image_root, or where it is not set from the record file's folder",
             ) from error
 

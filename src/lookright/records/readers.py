@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -108,8 +109,8 @@ class _Load:
         image_root: str | Path | None,
         path_map: PathMap | None,
         ids: KnownIds | None,
-        forms: Sequence[Form],
-        others: Sequence[Form],
+        forms: Sequence[Form[Any]],
+        others: Sequence[Form[Any]],
     ) -> None:
         self.path, self.forms, self.others = path, forms, others
         self.path_map = PathMap() if path_map is None else path_map
@@ -127,7 +128,8 @@ class _Load:
         entries = list(_json_entries(self.path) if self.table is None else _table_entries(self.path, self.table))
         if not entries:
             raise ConfigError(f"data.path={self.path}: the file holds no record")
-        records, counts = [], Counter()
+        records: list[Any] = []
+        counts: Counter[str] = Counter()
         self.ids.open(self.path)
         for found in self._examined(entries):
             number = self.ids.see(found.id) if found.id is not None else 1
@@ -158,7 +160,7 @@ class _Load:
     def _examined(self, entries: Sequence[Entry]) -> Iterator[_Examined]:
         """Every row in order; pictures are decoded in threads."""
         examined = in_threads(self._examine, entries)
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             examined = progress(examined, len(entries), f"check {self.path.name}", delay=BAR_AFTER)
         return examined
 
@@ -213,7 +215,7 @@ def _tell_inferred(path: Path, records: Iterable[Record]) -> None:
 def _json_entries(path: Path) -> Iterator[Entry]:
     if path.suffix == ".jsonl" and path.is_file():
         for number, (where, line) in enumerate(numbered_lines(path)):
-            yield where, number, lambda line=line: parse_line(line)
+            yield where, number, partial(parse_line, line)
         return
     if path.suffix != ".json" or not path.is_file():
         found = "no such file" if not path.exists() else "not a .jsonl or .json file"
@@ -225,15 +227,15 @@ def _json_entries(path: Path) -> Iterator[Entry]:
     if not isinstance(data, list):
         raise ConfigError(f"data.path={path}: found a json {type(data).__name__}, the file holds one list of records")
     for number, item in enumerate(data):
-        yield f"{path} record {number}", number, lambda item=item: item
+        yield f"{path} record {number}", number, partial(_same, item)
 
 
 def _table_entries(path: Path, table: Table) -> Iterator[Entry]:
     for number in range(len(table)):
-        yield f"{path} row {number}", number, lambda number=number: table.row(number)
+        yield f"{path} row {number}", number, partial(table.row, number)
 
 
-def _table_form(path: Path, table: Table, forms: Sequence[Form]) -> Form:
+def _table_form(path: Path, table: Table, forms: Sequence[Form[Any]]) -> Form[Any]:
     """The form of all rows, told by the columns and the first row. Raises ConfigError that lists the forms."""
     first = table.row(0) if len(table) else {}
     data = {name: first.get(name) for name in table.columns}
@@ -251,3 +253,7 @@ def _image_root(path: Path, image_root: str | Path | None) -> Path:
     if not Path(image_root).is_dir():
         raise ConfigError(f"data.image_root={image_root}: no such folder")
     return Path(image_root)
+
+
+def _same(item: Any) -> Any:
+    return item

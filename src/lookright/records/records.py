@@ -1,7 +1,7 @@
 """Prompts and preferences as JSON lines."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,18 +53,9 @@ def to_line(record: Record) -> str:
 
 def read_prompts(path: Path) -> Iterator[Prompt]:
     """Records of a file that this package wrote. Raises RecordError naming file and line."""
-    return _read_lines(path, prompt_from_dict)
-
-
-def read_preferences(path: Path) -> Iterator[Preference]:
-    """Records of a file that this package wrote. Raises RecordError naming file and line."""
-    return _read_lines(path, preference_from_dict)
-
-
-def _read_lines(path: Path, convert: Callable[[Any], RecordType]) -> Iterator[RecordType]:
     for where, line in numbered_lines(path):
         try:
-            yield convert(parse_line(line))
+            yield prompt_from_dict(parse_line(line))
         except RecordError as error:
             raise RecordError(error.reason, f"{where}: {error}") from error
 
@@ -95,7 +86,7 @@ def _value(key: str, value: Any, kind: type[Record]) -> Any:
     expected = _TYPES[key]
     if not isinstance(value, expected) or isinstance(value, bool):
         raise _malformed(f"{key}={_short(value)} is {type(value).__name__}, not {expected.__name__}")
-    if expected is list and not all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
         raise _malformed(f"{key}={_short(value)}: every item is a string")
     return value
 

@@ -67,7 +67,7 @@ class ParquetTable:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a parquet file ({error})") from error
         names = file.schema_arrow.names
-        self.columns = [name for name in names if not self._groups or name in self.columns]
+        self.columns: list[str] = [name for name in names if not self._groups or name in self.columns]
         for group in range(file.num_row_groups):
             self._groups.append((path, group))
             self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)

@@ -1,6 +1,7 @@
 """The base model with the policy's adapter switched off: no second copy in memory."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from peft import PeftModel
 from torch import Tensor
@@ -31,5 +32,6 @@ class AdapterOff(Reference):
 
     def logps(self, pair: ModelPair, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
         """float32[R]; adapter dropout plays no part since the adapters are out."""
-        with pair.policy.disable_adapter():
+        policy: Any = pair.policy
+        with policy.disable_adapter():
             return packed_forward(pair.backbone, pair.model, batch, features).logps

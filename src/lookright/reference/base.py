@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lookright.backbones.base import Backbone
@@ -25,10 +27,10 @@ class Preparation:
     which one shows its progress.
     """
 
-    loaders: Callable[[], list[DataLoader]]
+    loaders: Callable[[], list[DataLoader[Any]]]
     device: torch.device
     precision: str = "32-true"
-    context: Callable[[], AbstractContextManager] = nullcontext
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
     num_ranks: int = 1
     show_progress: bool = True
 
@@ -77,7 +79,7 @@ class ModelPair(nn.Module):
             reference.attach(self)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> PreTrainedModel:
         """The policy without its PEFT wrapper."""
         return bare_model(self.policy)
 

@@ -1,9 +1,10 @@
 """Log-probabilities of the reference from a store on disk: training runs no reference pass."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -54,7 +55,7 @@ class CachedLogps(Reference):
             raise ConfigError("reference.folder is empty; set it to a folder for the log-probabilities")
         self.folder = Path(folder)
         self.keep_adapter = keep_adapter
-        self.store: LogpStore | None = None
+        self.store: LogpStore
         self._num_ranks = 1
 
     def attach(self, pair: ModelPair) -> None:
@@ -89,14 +90,15 @@ class CachedLogps(Reference):
     def logps(self, pair: ModelPair, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
         """float32[R] (float64 where the model is), looked up."""
         del features
-        assert self.store is not None and len(batch.keys) == batch.scored.num_responses, "prepare comes first"
+        assert hasattr(self, "store") and len(batch.keys) == batch.scored.num_responses, "prepare comes first"
         self._await(batch)
         dtype = torch.float64 if pair.model.dtype == torch.float64 else torch.float32
         return torch.tensor([self.store[key] for key in batch.keys], dtype=dtype, device=batch.input_ids.device)
 
     def _live(self, pair: ModelPair, batch: PackedBatch) -> list[float]:
         features = pair.image_features(batch)
-        with pair.policy.disable_adapter() if self._adapter_out else nullcontext():
+        policy: Any = pair.policy
+        with policy.disable_adapter() if self._adapter_out else nullcontext():
             return packed_forward(pair.backbone, pair.model, batch, features).logps.double().tolist()
 
     def _check(self, pair: ModelPair, preparation: Preparation) -> None:
@@ -121,7 +123,7 @@ class CachedLogps(Reference):
 
     def _fill(self, pair: ModelPair, preparation: Preparation) -> None:
         loaders = preparation.loaders()
-        batches = (batch for loader in loaders for batch in loader)
+        batches: Iterator[PackedBatch] = (batch for loader in loaders for batch in loader)
         if preparation.show_progress:
             batches = progress(batches, sum(len(loader) for loader in loaders), "reference")
         for batch in batches:

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.types import IMAGE_PLACEHOLDER
@@ -35,7 +36,7 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
-def describe_components(backbone: Backbone, model: nn.Module, adapter: str, precision: str) -> dict[str, str]:
+def describe_components(backbone: Backbone, model: PreTrainedModel, adapter: str, precision: str) -> dict[str, str]:
     """Name to short text for a bare `model` with its `adapter` identity and Lightning's `precision` name."""
     state = {name: value for name, value in model.state_dict().items() if not _is_adapter(name)}
     return {
@@ -71,7 +72,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def _hash_tensor(name: str, tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """What stands in a page's tables, figures and lines, as text; the templates only place it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Table:
     """Column headings and rows; the first cell of a row is its heading."""
 
     head: list[str]
-    rows: list[list[Cell | str]]
+    rows: Sequence[Sequence[Cell | str]]
     title: str = ""
 
 

@@ -13,6 +13,7 @@ from lookright.attention.band import one_layer
 from lookright.backbones.loading import load_policy, pick_device, torch_dtype
 from lookright.common.formats import format_order
 from lookright.errors import ConfigError
+from lookright.evaluation.groups import Line
 from lookright.evaluation.predictions import read_predictions
 from lookright.evaluation.questions import Questions
 from lookright.records.pictures import Pictures
@@ -40,7 +41,7 @@ def compared_examples(
     if unknown:
         raise ConfigError(f"{unknown[0]} is none of the runs {', '.join(runs)}")
     lines = {name: read_predictions(folder) for name, folder in runs.items()}
-    configs = {name: OmegaConf.load(Path(runs[name]) / "config.yaml") for name in (against, tuned)}
+    configs: dict[str, Any] = {name: OmegaConf.load(Path(runs[name]) / "config.yaml") for name in (against, tuned)}
     places = draw_evenly(_places(configs[against]), lines[against], lines[tuned], num_examples)
     heat = {name: _heat(config, lines[name], places, device) for name, config in configs.items()}
     return [
@@ -59,7 +60,7 @@ def compared_examples(
 
 
 def draw_evenly(
-    places: Sequence[Place], before: Mapping[str, Mapping], after: Mapping[str, Mapping], num_examples: int
+    places: Sequence[Place], before: Mapping[str, Line], after: Mapping[str, Line], num_examples: int
 ) -> list[Place]:
     """Questions with several images, evenly over format and (right before, right after), by a hash of the id."""
     drawn: StratifiedSample[Place] = StratifiedSample(num_examples)
@@ -97,7 +98,7 @@ def _places(config: DictConfig) -> list[Place]:
     return [(pictures, prompt) for pictures, prompts in questions.groups() for prompt in prompts]
 
 
-def _heat(config: DictConfig, lines: Mapping[str, Mapping], places: Sequence[Place], device: str) -> list[Any]:
+def _heat(config: DictConfig, lines: Mapping[str, Line], places: Sequence[Place], device: str) -> list[Any]:
     """Where the model of a run looked while it gave its answers."""
     backbone = instantiate(config.backbone)
     answerer = Answerer(

@@ -158,13 +158,16 @@ def _figures(comparison: Comparison) -> dict[str, str]:
                     shown[f"{unit}, {format_title(name).lower()}, {run} against {against}"] = signed(found.points.value)
             continue
         mean = comparison.groups.get(MULTI_IMAGE)
-        before, after = (None, None) if mean is None else (mean.answers[one] for one in (against, run))
-        if before is None or before.estimates[measure.key] is None or after.estimates[measure.key] is None:
+        if mean is None:
+            continue
+        before, after = mean.answers[against], mean.answers[run]
+        told = [one for one in (before.estimates[measure.key], after.estimates[measure.key]) if one is not None]
+        if len(told) < 2:
             continue
         if measure.of_errors:
             shown[measure.title] = f"{before.counts[measure.key]} \u2192 {after.counts[measure.key]}"
             continue
-        values = [f"{one.estimates[measure.key].value:.{measure.digits}f}" for one in (before, after)]
+        values = [f"{one.value:.{measure.digits}f}" for one in told]
         beside = [
             f" ({one.title.split()[0].lower()} {number(after.besides[one.key], measure.digits)})"
             for one in _besides(comparison, measure)

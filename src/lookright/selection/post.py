@@ -1,6 +1,8 @@
 """Post-selection: three metrics of a pair, each its own small object."""
 
-from lookright.common.answers import normalized_edit_distance, words
+from rapidfuzz.distance import Levenshtein
+
+from lookright.common.answers import words
 from lookright.errors import ConfigError, RecordError
 from lookright.selection.base import Candidate
 
@@ -73,7 +75,7 @@ class EditDistanceFilter:
 
     def score(self, candidate: Candidate) -> float:
         """0 for equal texts, 1 where nothing is shared; spaces around an answer do not count."""
-        return normalized_edit_distance(candidate.chosen.strip(), candidate.rejected.strip())
+        return Levenshtein.normalized_distance(candidate.chosen.strip(), candidate.rejected.strip())
 
     def keeps(self, score: float) -> bool:
         """At the limit or above."""

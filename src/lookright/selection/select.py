@@ -43,7 +43,7 @@ class Tally:
         self.preferences += any(decision.keep for decision in decisions)
         for decision in decisions:
             self.answered[cell] += 1
-            if decision.keep:
+            if decision.reason is None:
                 self.kept[cell] += 1
             else:
                 self.dropped[*cell, decision.reason] += 1
@@ -100,7 +100,7 @@ def merge_shards(workspace: Workspace) -> None:
     write_atomically(workspace.final("answers"), _merged_answers(workspace, order, unanswered))
 
 
-def _merged_answers(workspace: Workspace, order: array, unanswered: set[str]) -> Iterator[str]:
+def _merged_answers(workspace: Workspace, order: "array[int]", unanswered: set[str]) -> Iterator[str]:
     """Answers in the order of the instructions; `order` is the shard of each."""
     streams = [read_lines(path) for path in workspace.parts("answers")]
     for shard, line in zip(order, read_lines(workspace.final("instructions")), strict=True):

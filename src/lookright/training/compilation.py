@@ -1,9 +1,9 @@
 """Compiling the parts of a decoder that treat each token by itself."""
 
-from torch import nn
+from typing import Any
 
 
-def compile_blocks(decoder: nn.Module) -> int:
+def compile_blocks(decoder: Any) -> int:
     """Compile norms and feed-forward blocks of every layer in place; returns how many.
 
     Their element-wise steps (norm, activation, product, adapter, residual of the adapter) fuse. Attention stays as

@@ -128,18 +128,18 @@ class PreferenceData(LightningDataModule):
         self.train_sampler = PairBatchSampler(lengths, **shared, seed=self.seed)
         self.val_sampler = PairBatchSampler(val_lengths, **shared, shuffle=False)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by seed and epoch; in file order with `trainer.overfit_batches`."""
         sampler = self._dealt(self.train_sampler)
         # Lightning turns off the shuffling of torch's own samplers alone, and every epoch would overfit another batch
         sampler.shuffle = self.trainer is None or not self.trainer.overfit_batches
         return self._loader(self.train_set, sampler)
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Held-out pairs in file order; none where nothing is held out."""
         return self._loader(self.val_set, self._dealt(self.val_sampler)) if len(self.val_set) else []
 
-    def scoring_dataloaders(self, rank: int, world_size: int) -> list[DataLoader]:
+    def scoring_dataloaders(self, rank: int, world_size: int) -> list[DataLoader[Any]]:
         """All pairs of a rank once, in file order, held out ones too. From here on every batch has its keys."""
         size = {"batch_size": self.batch_size, "max_tokens": self.max_tokens}
         loaders = []
@@ -199,7 +199,7 @@ class PreferenceData(LightningDataModule):
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
         return sampler
 
-    def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader:
+    def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader[Any]:
         return PairLoader(
             dataset,
             self._note,

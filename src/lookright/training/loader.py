@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from lookright.packing.batch import Example, PackedBatch, empty_batch, pack
 
 
-class ResumableLoader(DataLoader):
+class ResumableLoader(DataLoader[Any]):
     """Lightning warns where a run goes on with a loader that keeps no state; here the data module keeps it."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class PairLoader(ResumableLoader):
     process that takes the batches, before the batch is given out, for each record that was left out of it.
     """
 
-    def __init__(self, dataset: Dataset, note: Callable[[LeftOut], None], **options: Any) -> None:
+    def __init__(self, dataset: Dataset[Any], note: Callable[[LeftOut], None], **options: Any) -> None:
         super().__init__(dataset, collate_fn=collate_pairs, **options)
         self._note = note
 

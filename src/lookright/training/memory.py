@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.quantization import BYTES_PER_WEIGHT
@@ -90,7 +90,7 @@ def _decoder_bytes(backbone: Backbone, model: PreTrainedModel, batch: PackedBatc
     return kept + passing + embedded + logits
 
 
-def _input_bytes(layer: nn.Module, text: object, settings: StepSettings) -> tuple[int, int]:
+def _input_bytes(layer: nn.Module, text: PreTrainedConfig, settings: StepSettings) -> tuple[int, int]:
     """Bytes a token that a decoder layer keeps for the gradients of its weights, and the widths they belong to."""
     hidden, middle, size = text.hidden_size, text.intermediate_size, settings.compute_bytes
     adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]

@@ -4,16 +4,16 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
-from lightning import LightningDataModule
 from omegaconf import DictConfig
 
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import torch_dtype
 from lookright.packing.batch import pack
+from lookright.training.datamodule import PreferenceData
 from lookright.training.memory import StepSettings, compute_bytes, peak_memory
 
 
-def print_plan(config: DictConfig, backbone: Backbone, data: LightningDataModule, num_steps: int) -> dict[str, Any]:
+def print_plan(config: DictConfig, backbone: Backbone, data: PreferenceData, num_steps: int) -> dict[str, Any]:
     """Print and return the plan of a run; sizes in bytes."""
     dtype = torch_dtype(config.trainer.model_dtype, "trainer.model_dtype")
     with torch.device("meta"):

@@ -49,7 +49,7 @@ class Float32Kernels(TorchDispatchMode):
         return tree_map_only(Tensor, Tensor.bfloat16, func(*args, **kwargs))
 
 
-class _OnFloat32Kernels:
+class _OnFloat32Kernels(Precision):
     """Passes forward and backward of a Lightning precision plugin inside `Float32Kernels`."""
 
     @contextmanager

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lookright.attention.kernels import check_kernel
 from lookright.backbones.loading import DTYPES

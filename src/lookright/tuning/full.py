@@ -1,6 +1,5 @@
 """Training the weights themselves."""
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
@@ -14,7 +13,7 @@ class FullTuning:
         self.train_projector = train_projector
         self.train_vision = train_vision
 
-    def apply(self, backbone: Backbone, model: PreTrainedModel) -> nn.Module:
+    def apply(self, backbone: Backbone, model: PreTrainedModel) -> PreTrainedModel:
         """Mark what trains; the model is returned as it is. Raises ConfigError for weights in 4 bits."""
         if backbone.quantization is not None:
             raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -37,7 +37,7 @@ class AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Tensor,
         dropped: Tensor | None,
         weight: Tensor,
@@ -55,7 +55,7 @@ class AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of x, dropped, A and B."""
         rows, weight, down, up, low = ctx.saved_tensors
         of_low = (gradient @ up).mul_(ctx.scale)

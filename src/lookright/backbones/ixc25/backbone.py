@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
@@ -121,7 +121,7 @@ class Ixc25Backbone(Backbone):
         decoder.layers[-1].forward = types.MethodType(_last_layer_forward, decoder.layers[-1])
         return model
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         """The InternLM2 stack."""
         return model.model
 
@@ -129,7 +129,7 @@ class Ixc25Backbone(Backbone):
         """The five linear layers of every decoder layer, not the partial LoRA inside them."""
         return r".*model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])"
 
-    def encode_images(self, model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
+    def encode_images(self, model: PreTrainedModel, pixels: Sequence[Tensor]) -> list[Tensor]:
         """float[N_i, C] for each picture; the ViT runs over the tiles of all of them together."""
         return model.encode_pictures(pixels)
 

@@ -42,7 +42,7 @@ def load_checkpoint(folder: Path, config: Ixc25Config, dtype: torch.dtype) -> Ix
     filling = fill(weight_files(folder), official_shapes(model), put, skip=lambda name: bool(TASK_LORA.fullmatch(name)))
     filling.check(folder)
     if filling.skipped:
-        kinds = Counter(TASK_LORA.fullmatch(name)[1] for name in filling.skipped)
+        kinds = Counter(found[1] for name in filling.skipped if (found := TASK_LORA.fullmatch(name)))
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         log.info("%s: skipped %d tensors of the task LoRAs (%s)", folder, kinds.total(), counts)
     model.config.dtype = dtype

@@ -23,7 +23,7 @@ class TileMap(TokenMap):
     side: int
 
     @property
-    def num_tokens(self) -> int:
+    def num_tokens(self) -> int:  # type: ignore[override]  # nobody writes it
         """Overview, separators and tiles."""
         return self.plan.num_tokens(self.side)
 
@@ -56,8 +56,8 @@ class TileMap(TokenMap):
     def _axis_shares(self, low: float, high: float, *, axis: int, cells: int) -> Tensor:
         """Share of each cell along one axis (0 across, 1 down) that [low, high) of the picture covers."""
         extent, scale, offset = self._axis(axis)
-        inside = (min(max(edge, 0.0), extent) * scale + offset for edge in (low, high))
-        return interval_coverage(*inside, cells, self.plan.canvas[axis])
+        start, stop = (min(max(edge, 0.0), extent) * scale + offset for edge in (low, high))
+        return interval_coverage(start, stop, cells, self.plan.canvas[axis])
 
     def _axis_spans(self, *, axis: int, cells: int) -> list[Span | None]:
         """Where each cell along one axis lies in the picture, None for padding alone."""

@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from PIL import Image
 
@@ -13,6 +13,7 @@ from lookright.errors import ConfigError
 from lookright.types import Region, SourceRow
 
 OpenPicture = Callable[[SourceRow], Image.Image]
+Name = TypeVar("Name", int, str)
 
 _NUMBER = r"\s*-?\d*\.?\d+\s*"
 _BOUNDING_BOX = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]")
@@ -86,7 +87,7 @@ class Composer(ABC):
         return rows, place
 
 
-def normalised_mixture(mixture: Mapping[int, float], counts: Sequence[int], key: str) -> dict[int, float]:
+def normalised_mixture(mixture: Mapping[Name, float], counts: Sequence[Name], key: str) -> dict[Name, float]:
     """Weights that add up to 1, without the zeros. Raises ConfigError naming `key`."""
     unknown = [count for count in mixture if count not in counts]
     if unknown:
