@@ -190,6 +190,7 @@ def test_logger_writes_beside_the_csv(
         (["~reference"], ["set reference=adapter_off, or loss.alpha=0"]),
         (["loss.attention.layers=[2,6]"], ["loss.attention.layers=[2, 6]: 6 is not a layer"]),
         (["loss.alpha=0", "loss.gamma=0", "loss.attention.weight=0"], ["nothing would train"]),
+        (["loss.attention.formats=[sequense]"], ["loss.attention.formats=[sequense]: no pair has such a format"]),
         (["trainer.val_check_interval=7"], ["trainer.val_check_interval=7; an epoch has 6 batches"]),
         (["trainer.strategy=dpp"], ["trainer: ", "dpp"]),
         (

@@ -47,6 +47,18 @@ def test_equals_the_equation() -> None:
     torch.testing.assert_close(AttentionLoss(0.6)(scores_of(ratio)), expected, rtol=0, atol=0)
 
 
+def test_pairs_of_other_formats_are_left_alone() -> None:
+    ratio = torch.tensor([0.25, 0.25, float("nan"), 0.5], dtype=torch.float64, requires_grad=True)
+    scores = scores_of(ratio)
+    scores.formats = ["sequence", "pic_in_pic", "pic_in_pic", "grid_collage"]
+    values = AttentionLoss(formats=["sequence", "grid_collage"])(scores)
+    assert values.tolist() == [0.5, 0.0, 0.0, 0.25]
+    values.sum().backward()
+    assert ratio.grad.tolist() == [-1.0, 0.0, 0.0, -1.0]
+    with pytest.raises(ConfigError, match="holds no pair"):
+        AttentionLoss(formats=[])
+
+
 def test_threshold_less_even_share_where_no_image_stands_out() -> None:
     # The kin of log 2: attention spread evenly over 4 images.
     ratio = torch.full((2,), 0.25, dtype=torch.float64)

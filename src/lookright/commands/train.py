@@ -29,7 +29,7 @@ from lookright.commands.run_folder import (
     summarise,
     write_page,
 )
-from lookright.commands.train_parts import TrainParts, check_monitors, check_parts
+from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
 from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
@@ -61,6 +61,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     data = parts.data
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
     check_monitors(parts)
+    check_formats(parts)
 
     # build: the trainer, then policy and reference with their weights
     trainer = _trainer(parts)

@@ -18,6 +18,7 @@ from lookright.backbones.base import Backbone
 from lookright.config.check import Problems, nearest_of
 from lookright.config.references import origin
 from lookright.errors import ConfigError
+from lookright.losses.attention import AttentionLoss
 from lookright.losses.composite import CompositeLoss
 from lookright.reference.base import ModelPair
 from lookright.training.callbacks import best_checkpoints, monitors
@@ -107,6 +108,19 @@ def check_monitors(parts: TrainParts) -> None:
     ]
     if messages:
         raise ConfigError("\n".join(messages))
+
+
+def check_formats(parts: TrainParts) -> None:
+    """Raise ConfigError where an attention term holds formats of which no pair is; records are read."""
+    there = sorted({record.format for record in parts.data.train_set.records if record.format})
+    for name, part in parts.loss.terms.items():
+        wanted = part.term.formats if isinstance(part.term, AttentionLoss) else None
+        if wanted is not None and not wanted & set(there):
+            key = origin(parts.config, f"loss.terms.{name}.term.formats")
+            raise ConfigError(
+                f"{key}=[{','.join(sorted(wanted))}]: no pair has such a format, and the term would train nothing; "
+                f"the pairs have: {', '.join(there) or 'none'}"
+            )
 
 
 def _optimization(problems: Problems) -> Optimization | None:

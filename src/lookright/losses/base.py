@@ -65,7 +65,8 @@ class PairScores:
 
     `policy_chosen` has float[P], `policy_rejected` float[P, k]; the reference's summed log-probabilities
     have the same shapes. `attention_ratio` float[P] is that of the chosen response, with its graph, and
-    `attention_ratios` hold it for each of several reads: a `CompositeLoss` shows each term its own.
+    `attention_ratios` hold it for each of several reads: a `CompositeLoss` shows each term its own. `formats` names
+    that of each of the P pairs.
     """
 
     policy_chosen: SideScores
@@ -74,6 +75,7 @@ class PairScores:
     reference_rejected: Tensor | None = None
     attention_ratio: Tensor | None = None
     attention_ratios: Mapping[AttentionRead, Tensor] = field(default_factory=dict)
+    formats: Sequence[str] = ()
 
     def seen_by(self, term: "Term") -> "PairScores":
         """The same scores with the attention ratio that `term` reads."""

@@ -117,4 +117,5 @@ def pair_scores(
         reference_rejected=None if reference_logps is None else reference_logps[rejected],
         attention_ratio=output.attention_ratio,
         attention_ratios=dict(zip(reads, output.attention_ratios, strict=True)),
+        formats=batch.labels,
     )
