@@ -61,6 +61,7 @@ def test_the_wheel_has_every_file_of_the_checkout(installed: Path) -> None:
                 copy = package / target / path.relative_to(folder)
                 assert copy.is_file() and copy.read_bytes() == path.read_bytes(), path
     assert not [path for path in installed.rglob("*") if path.is_symlink()]
+    assert (installed / "hydra_plugins" / "lookright_launchers.py").is_file()
     assert {path.name for path in (installed / "bin").iterdir()} >= {f"lookright-{name}" for name in COMMANDS}
 
 

@@ -2,15 +2,18 @@
 
 import io
 import re
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lookright.errors import ConfigError
+from lookright.launching.__main__ import main
 from lookright.launching.follow import JobsFailed, follow
-from lookright.launching.jobs import Launch, Resources
+from lookright.launching.jobs import Launch, Resources, Status
 from lookright.launching.local import LocalPool, check_fit, environment_of
 
 Make = Callable[..., Launch]
@@ -84,6 +87,15 @@ def test_a_job_that_cannot_begin_is_a_failure(launch: Make) -> None:
     (made.folder / "jobs.json").write_text("{}")
     shown, error = run(made, 1)
     assert "job 0 ok: did not start, exit code 1: KeyError: 'jobs'" in error
+
+
+def test_what_a_killed_launcher_never_began_is_told(launch: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    made = replace(launch(["ok"], ["later"]), host=socket.gethostname(), pid=2**22 + 1)
+    made.save()
+    made.set_status(0, Status(state="finished"))
+    assert main([str(made.folder.parents[1])]) == 1
+    assert f"job 1 later: waiting; log: {made.log(1)}" in capsys.readouterr().out
+    assert main(["nowhere"]) == 2
 
 
 @pytest.mark.parametrize(

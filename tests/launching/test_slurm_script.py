@@ -237,6 +237,21 @@ def test_plain_lines_where_nobody_looks(launch: Make, monkeypatch: pytest.Monkey
     ]
 
 
+def test_a_queue_is_waited_for_whoever_is_gone(launch: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = submitted(launch(["a"]))
+    words = iter(["PENDING", "PENDING", "COMPLETED"])
+
+    def look(ids: object) -> dict[int, tuple[str, str]]:
+        word = next(words)
+        if word == "COMPLETED":
+            made.set_status(0, Status(state="finished"))
+        return {0: (word, "Resources")}
+
+    monkeypatch.setattr(slurm, "states", look)
+    follow(made, 0, io.StringIO(), over=lambda: True)
+    assert next(words, None) is None
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lookright.errors import LookRightError
 from lookright.launching.follow import JobsFailed, follow
-from lookright.launching.jobs import Launch, launches
+from lookright.launching.jobs import Launch, is_gone, launches
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +17,9 @@ def main(arguments: list[str]) -> int:
     status = 0
     for folder in folders:
         try:
-            follow(Launch.load(folder), poll=5)
+            launch = Launch.load(folder)
+            # what SLURM has not got, or this machine has not begun, only the launcher can start
+            follow(launch, poll=5, over=lambda launch=launch: is_gone(launch.host, launch.pid))
         except JobsFailed as error:
             print(error)
             status = 1

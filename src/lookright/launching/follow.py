@@ -1,18 +1,16 @@
 """A launch while it runs and when it has ended: a live table or plain lines, and every failure by its name."""
 
 import shutil
-import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from lookright.errors import LookRightError
 from lookright.launching import slurm
-from lookright.launching.jobs import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Launch, Status, shown
+from lookright.launching.jobs import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Launch, Status, is_gone, shown
 
 PATIENCE = 3
 """Looks at a job that is gone without a word, before it counts as lost: its files may come late over a network."""
@@ -93,20 +91,23 @@ def _on_machine(status: Status | None) -> tuple[View | None, str]:
         return View(WAITING), ""
     if status.state == STOPPED:
         return None, "stopped by a signal; it goes on with resume=, or output= where a command goes on by itself"
-    if status.where == socket.gethostname() and not Path(f"/proc/{status.pid}").exists():
+    if is_gone(status.where, status.pid):
         return None, "its process is gone, and it did not end by itself"
     return View(RUNNING, status.where), ""
 
 
 def follow(launch: Launch, poll: float, stream: TextIO | None = None, over: Callable[[], bool] = lambda: False) -> None:
-    """Show the jobs until all have ended, or `over` says that no more will. Raises JobsFailed naming every failure."""
+    """Show the jobs until all have ended. Raises JobsFailed naming every failure.
+
+    `over` tells whether no more will be started on this machine; what is in SLURM's queue, SLURM starts.
+    """
     stream = stream or sys.stdout
     watch = Watch(launch)
     screen = _Screen(launch, watch.ids, stream)
     while True:
         views = watch.look()
         screen.show(views)
-        if all(view.state in ENDED for view in views.values()) or (over() and not _open(views)):
+        if all(view.state in ENDED for view in views.values()) or (not watch.ids and over() and not _open(views)):
             break
         time.sleep(poll)
     screen.close(views)

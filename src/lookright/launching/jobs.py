@@ -6,6 +6,7 @@ SLURM the script that was submitted. `0.json` is written by the job's supervisor
 
 import json
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -74,7 +75,8 @@ class Launch:
     """The jobs of one launch, and how their command is run.
 
     `module` is the command's, `flags` what its command line says before overrides, `path` the folder that Python
-    looked for modules in first, `grace` the seconds between a signal ahead of a time limit and the limit.
+    looked for modules in first, `grace` the seconds between a signal ahead of a time limit and the limit; `host` and
+    `pid` are the launcher's.
     """
 
     folder: Path
@@ -87,6 +89,8 @@ class Launch:
     grace: int = 0
     max_requeues: int = 0
     cpus_per_task: int | None = None
+    host: str = ""
+    pid: int = 0
 
     def save(self) -> None:
         """Write `jobs.json`."""
@@ -151,6 +155,11 @@ def launches(sweep: Path) -> list[Path]:
     if (sweep / "jobs.json").is_file():
         return [sweep]
     return sorted((path.parent for path in sweep.glob("launch/*/jobs.json")), key=lambda path: int(path.name))
+
+
+def is_gone(host: str, pid: int) -> bool:
+    """Whether a process has ended; of another machine's nobody can tell."""
+    return host == socket.gethostname() and not Path(f"/proc/{pid}").exists()
 
 
 def went_before(folder: str | Path) -> bool:

@@ -4,7 +4,10 @@
 only a launch needs is imported then.
 """
 
+import os
+import shutil
 import signal
+import socket
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -70,6 +73,8 @@ class JobsLauncher(Launcher):
             path=str(Path(sys.path[0]).absolute()),
             jobs=jobs,
             flags=flags_of(self.config, CONFIG_FOLDER),
+            host=socket.gethostname(),
+            pid=os.getpid(),
             **self.limits(),
         )
         launch.save()
@@ -139,7 +144,12 @@ class SlurmJobs(JobsLauncher):
             raise ConfigError(
                 f"hydra.launcher.wait=false, and {sweeper} waits for results; set hydra.launcher.wait=true"
             )
-        ids = slurm.submit(self.options, launch)
+        try:
+            ids = slurm.submit(self.options, launch)
+        except ConfigError:
+            # nothing was queued, and there is nothing to follow
+            shutil.rmtree(launch.folder)
+            raise
         sweep = launch.folder.parents[1]
         print(
             f"submitted {len(ids)} jobs: {', '.join(slurm.arrays(ids))}; follow: python -m lookright.launching {sweep}"
@@ -174,7 +184,7 @@ class LocalJobs(JobsLauncher):
         from lookright.launching.local import LocalPool
 
         pool = LocalPool(launch, self.parallel)
-        signal.signal(signal.SIGTERM, _interrupt)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         pool.start()
         try:
             follow(launch, self.poll, over=pool.over)
@@ -182,6 +192,8 @@ class LocalJobs(JobsLauncher):
             print("stopping: each job saves first")
             pool.stop()
             sys.exit(EXIT_STOPPED)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
