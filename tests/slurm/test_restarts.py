@@ -106,6 +106,22 @@ def test_over_its_limit(
     assert "the time limit is near" in job.launch.log(0).read_text()
 
 
+def test_two_ranks_at_their_limit(
+    command: Command, on_slurm: list[str], slow_run: list[str], slow: Path, slurm: Cluster, tmp_path: Path
+) -> None:
+    """The signal that SLURM sends ahead of a limit, sent by hand: every rank must hear of it."""
+    given = [*slow_run, "trainer.devices=2", "hydra.launcher.signal_ahead=60"]
+    process = command("train", *mine(slow), *on_slurm, *given, "output=sweep", **environment_of(slow))
+    job = Stopped(process, tmp_path / "sweep")
+    slurm.ask("scancel", "--signal=USR1", "--batch", job.id)
+    code, output = finish(process)
+    log = job.launch.log(0).read_text()
+    assert code == 0, output + log
+    assert "start 2" in log and "MEMBER: 2/2" in log and "Restored all states" in log
+    steps = [int(line.split(",")[0]) for line in (job.folder / "metrics.csv").read_text().splitlines()[1:]]
+    assert len(steps) == len(set(steps)) == STEPS
+
+
 def test_a_job_that_is_preempted(
     command: Command,
     on_slurm: list[str],

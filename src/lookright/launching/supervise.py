@@ -126,8 +126,8 @@ class Supervisor:
         if status.starts > self.launch.max_requeues:
             return self._failed(
                 status,
-                f"its time limit came {status.starts} times; hydra.launcher.max_requeues is "
-                f"{self.launch.max_requeues}: set it higher, or hydra.launcher.time",
+                f"it reached its time limit in start {status.starts}, and hydra.launcher.max_requeues is "
+                f"{self.launch.max_requeues}; set it higher, or hydra.launcher.time",
             )
         # first the word, then the call: it ends this process
         self.launch.set_status(self.job.num, replace(status, state=STOPPED))
