@@ -17,6 +17,7 @@ from lookright.composing.formats.base import Composer
 from lookright.composing.sources.base import Source, Split
 from lookright.packing.batch import Example, PackedBatch, Response, pack
 from lookright.packing.encode import region_coverage
+from lookright.training.checkpoints import batches_done
 from lookright.training.loader import ResumableLoader
 from lookright.types import Region
 from recipes.tiny.phases import Phase
@@ -176,7 +177,7 @@ class PretrainData(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """How many batches are done."""
-        return {"num_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed}
+        return {"num_done": batches_done(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on after the last batch that was trained on."""

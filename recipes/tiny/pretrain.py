@@ -15,13 +15,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.commands.run_folder import (
-    LAST_CHECKPOINT,
     SUMMARY_FILE,
+    how_to_go_on,
     open_folder,
     saved_config,
     summarise,
     write_page,
+    write_summary,
 )
+from lookright.common.locks import locked
+from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
 from lookright.config.entry import launch, with_output
 from lookright.training.loggers import RunCSVLogger
@@ -41,6 +44,7 @@ class TrainerConfig:
     gradient_clip_val: float | None = MISSING
     log_every_n_steps: int = MISSING
     checkpoint_every: int | None = MISSING
+    checkpoint_minutes: float | None = MISSING
     progress_bar: bool = MISSING
 
 
@@ -69,7 +73,11 @@ def pretrain(config: DictConfig) -> dict[str, Any]:
     """
     config = with_output(config) if config.resume is None else saved_config(config)
     folder = Path(config.output)
+    with stoppable(lambda: how_to_go_on(folder, SCRIPT)), locked(folder):
+        return _pretrain(config, folder)
 
+
+def _pretrain(config: DictConfig, folder: Path) -> dict[str, Any]:
     problems = Problems(config)
     backbone = problems.build("backbone")
     data = problems.build("data", "all")
@@ -85,16 +93,20 @@ def pretrain(config: DictConfig) -> dict[str, Any]:
         torch.set_num_threads(settings.num_threads)
     use_prefix_kernel(settings.attention_kernel)
     trainer = settings.build(
-        folder, [RunCSVLogger(folder)], seed=config.seed, has_validation=True, idle_parameters=False
+        folder,
+        [RunCSVLogger(folder)],
+        seed=config.seed,
+        has_validation=True,
+        idle_parameters=False,
+        script=SCRIPT,
     )
-    open_folder(config, trainer)
+    checkpoint = open_folder(config, trainer)
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = backbone.build(weights=False)
     initialise(model, backbone.num_layers)
     module = PretrainModule(backbone, model, data.labels.sizes, optimization, data.phases)
 
-    checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     backbone.save_pretrained(model, folder / "model")
@@ -103,7 +115,7 @@ def pretrain(config: DictConfig) -> dict[str, Any]:
         return json.loads((folder / SUMMARY_FILE).read_text())
     num_steps = sum(phase.steps for phase in data.phases)
     summary = summarise(trainer, data, num_steps, time.perf_counter() - started) | {"weights": "model"}
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    write_summary(folder, summary)
     write_page(config, summary, SCRIPT, ("optimization", "trainer"))
     rank_zero_info(f"wrote {folder / 'model'} and {folder / SUMMARY_FILE}")
     return summary

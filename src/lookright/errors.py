@@ -1,5 +1,7 @@
 """Errors that a user can act on: each message names the place, what was found and what to set."""
 
+import signal
+
 
 class LookRightError(ValueError):
     """Base class of every error that is the user's to fix; printed without a traceback."""
@@ -42,3 +44,22 @@ class RecordError(LookRightError):
     def __reduce__(self) -> tuple[type["RecordError"], tuple[str, str]]:
         """Pickled with both arguments: worker processes send it back."""
         return type(self), (self.reason, str(self))
+
+
+class Stopped(LookRightError):
+    """Work that a signal ended in order; `number` is the signal's. What was done is on disk, and can be gone on with.
+
+    `exit_code` is that of the process: 143, or 130 after Ctrl-C. 0 for a process that another one of the same run
+    started, which would take all else for a failure and kill the run.
+    """
+
+    def __init__(self, number: int, text: str, *, started_by_run: bool = False) -> None:
+        super().__init__(f"{signal.Signals(number).name}: {text}")
+        self.number, self.text, self.started_by_run = number, text, started_by_run
+
+    @property
+    def exit_code(self) -> int:
+        """What a scheduler or a shell is told."""
+        if self.started_by_run:
+            return 0
+        return 130 if self.number == signal.SIGINT else 143

@@ -67,7 +67,7 @@ def test_files_of_a_run(finished: Path, llava_weights: Path) -> None:
     assert float(row["train/learning_rate"]) == pytest.approx(0.01)
     assert {"val/loss", "val/sequence/attention_ratio", "val/grid_collage/reward_margin"} <= set(summary["metrics"])
 
-    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(finished / "checkpoints" / "step=6.ckpt", weights_only=True)
     assert all(".lora_" in name for name in checkpoint["state_dict"])
     base = LlavaBackbone(path=str(llava_weights)).build()
     tuned = PeftModel.from_pretrained(base, finished / "adapter")

@@ -16,6 +16,7 @@ from lookright.config.entry import explain
 from lookright.errors import ConfigError
 from lookright.losses.sft import SFTLoss
 from lookright.reports.training import read_columns
+from lookright.training.checkpoints import newest_whole
 from lookright.training.preference import PreferenceModule
 from tests.commands.test_train import forbid_weights
 from tests.commands.test_train_resume import assert_same_run, run_until
@@ -69,7 +70,7 @@ def test_best_weights_are_kept_and_the_run_ends_early(stopped: Path) -> None:
 
     kept = torch.load(stopped / "checkpoints" / "best.ckpt", weights_only=True)
     assert kept["global_step"] == 6 * (place + 1) and "optimizer_states" not in kept
-    last = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    last = torch.load(newest_whole(stopped), weights_only=True)["state_dict"]
     saved = load_file(stopped / "adapter" / "adapter_model.safetensors")
     names = {name: f"pair.policy.{name.replace('.weight', '.default.weight')}" for name in saved}
     assert {*names.values()} == kept["state_dict"].keys()
@@ -113,7 +114,7 @@ def test_the_last_weights_are_saved_unless_asked(composed: Compose, small_run: l
     assert summary["saved"] == "last"
     assert summary["best"]["best_checkpoint"]["value"] == pytest.approx(max(points(tmp_path, "val/reward_margin")))
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    last = torch.load(newest_whole(tmp_path), weights_only=True)["state_dict"]
     assert all(
         torch.equal(value, last[f"pair.policy.{name.replace('.weight', '.default.weight')}"])
         for name, value in saved.items()
@@ -205,7 +206,7 @@ def test_overfit_is_one_batch_that_is_learnt(
     losses = points(tmp_path, "train/loss")
     assert losses[0] > 1 and losses[-1] < 0.02 * losses[0]
     assert (summary["steps"], summary["held_out"]) == (60, 0)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "step=60.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step=60.ckpt"]
 
 
 def test_two_steps_of_everything(
@@ -215,7 +216,7 @@ def test_two_steps_of_everything(
     summary = train(composed("train", *small_run, *given, f"output={tmp_path}"))
     assert len(batches) == summary["steps"] == summary["planned_steps"] == 2
     assert {"train/loss", "val/loss"} <= set(summary["metrics"])
-    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "adapter/adapter_config.json", "report.html"):
+    for name in ("checkpoints/step=2.ckpt", "checkpoints/best.ckpt", "adapter/adapter_config.json", "report.html"):
         assert (tmp_path / name).is_file()
 
 
@@ -247,7 +248,7 @@ def test_another_optimiser_and_scheduler(composed: Compose, small_run: list[str]
     config.schedule = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 2, "gamma": 0.5}
     train(config)
     assert points(tmp_path, "train/learning_rate") == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.1])
-    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    state = torch.load(newest_whole(tmp_path), weights_only=True)["optimizer_states"][0]
     assert "momentum_buffer" in state["state"][0]
 
 

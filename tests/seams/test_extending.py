@@ -24,6 +24,7 @@ from lookright.config.entry import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.records.records import write_jsonl
 from lookright.reports.training import read_columns
+from lookright.training.checkpoints import newest_whole
 from lookright.types import Prompt, Region
 from tests.seams.documented import COMMANDS, FILES, TEXT
 from tests.seams.qwen_vl import __file__ as QWEN_FILE
@@ -211,7 +212,7 @@ def test_an_optimiser_and_a_schedule(documented: Documented, small_run: list[str
     # seven steps: one climbs, three of six are at the peak, and the last half goes down
     rates = [value for _, value in read_columns(tmp_path / "run" / "metrics.csv")["train/learning_rate"]]
     assert rates == pytest.approx([1e-3 * share for share in (1, 1, 1, 1, 1, 2 / 3, 1 / 3)])
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = torch.load(newest_whole(tmp_path / "run"), weights_only=True)
     assert {tuple(state) for state in saved["optimizer_states"][0]["state"].values()} == {("mean",)}
     with pytest.raises(ConfigError, match=r"optimizer\.beta does not exist; did you mean betas\?"):
         check_config(documented("An optimiser and a schedule", "+optimizer.beta=1", "output=x"))

@@ -15,10 +15,11 @@ from lookright.answering.answerer import Answerer, answers_of, several_line
 from lookright.backbones.loading import load_policy
 from lookright.commands.generate_parts import GenerationParts
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
+from lookright.common.stopping import stoppable
 from lookright.common.streams import in_threads, progress
 from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
-from lookright.composing.workspace import Workspace, open_workspace
+from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
 from lookright.config.entry import launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.made_by import described_values, made_by
@@ -43,7 +44,16 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
     """
     config = with_output(config)
     parts = GenerationParts(config)
-    workspace = open_workspace(config)
+    workspace = workspace_of(config)
+    with (
+        stoppable(lambda: f"what is done stays; go on with the same command and output={workspace.folder}"),
+        only_writer(workspace, joins=config.stage == "select"),
+    ):
+        return _generate(parts, open_workspace(config))
+
+
+def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | None:
+    config = parts.config
     if "compose" in parts.stages:
         _compose(parts, workspace)
     if "answer" in parts.stages:

@@ -16,6 +16,8 @@ from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.common.jsonl import AppendOnly
+from lookright.common.locks import locked
+from lookright.common.stopping import stoppable
 from lookright.common.streams import progress
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, launch, with_output
@@ -47,6 +49,12 @@ def infer(config: DictConfig) -> dict[str, Any]:
     """
     config = with_run(with_output(config))
     parts = _Parts(config)
+    folder = Path(config.output)
+    with stoppable(lambda: f"what is answered stays; go on with the same command and output={folder}"), locked(folder):
+        return _infer(config, parts)
+
+
+def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)

@@ -1,14 +1,18 @@
 """The folder of a training run: what is in it, how it is opened, how a run goes on in it."""
 
+import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.common.jsonl import write_atomically
 from lookright.config.entry import given_overrides, with_output
 from lookright.config.made_by import describe_data, described_values, made_by
 from lookright.config.references import resolved
@@ -16,13 +20,12 @@ from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
-from lookright.training.datamodule import PreferenceData
+from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, newest_whole, step_of, steps_in
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
-LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 def run_config(config: DictConfig) -> DictConfig:
@@ -36,7 +39,7 @@ def run_config(config: DictConfig) -> DictConfig:
             raise ConfigError(f"resume takes the config of {config.resume}; remove {', '.join(others)}")
         return saved_config(config)
     config = with_output(config)
-    if went_before(config.output) and (Path(config.output) / LAST_CHECKPOINT).is_file():
+    if went_before(config.output) and newest_whole(Path(config.output)) is not None:
         config.resume = config.output
         return saved_config(config)
     return config
@@ -48,11 +51,13 @@ def saved_config(config: DictConfig) -> DictConfig:
     Keys that this version does not know are refused: a run goes on as it began or not at all.
     """
     folder = Path(config.resume)
-    missing = [str(name) for name in (CONFIG_FILE, LAST_CHECKPOINT) if not (folder / name).is_file()]
+    missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
+    missing += [] if newest_whole(folder) is not None else [f"whole {CHECKPOINT_FOLDER}/step=N.ckpt"]
     if missing:
         raise ConfigError(
             f"resume={folder} holds no {' and no '.join(missing)}; set resume to the folder of a run that "
-            "saved a checkpoint (every trainer.checkpoint_every steps, or once an epoch)"
+            "saved a checkpoint (every trainer.checkpoint_every steps, every trainer.checkpoint_minutes, or once an "
+            "epoch)"
         )
     saved: Any = OmegaConf.load(folder / CONFIG_FILE)
     strange = sorted(set(saved) ^ set(config))
@@ -68,28 +73,52 @@ def saved_config(config: DictConfig) -> DictConfig:
     return saved
 
 
-def open_folder(config: DictConfig, trainer: Trainer) -> None:
-    """Save the config, or cut the metrics back to the checkpoint. Raises ConfigError for a folder with another run."""
-    if not trainer.is_global_zero:
-        return
+def is_first_process() -> bool:
+    """Whether this is the process of a run that writes, told before there is a trainer."""
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    return rank_zero_only.rank == 0 and node == "0"
+
+
+def open_folder(config: DictConfig, trainer: Trainer) -> Path | None:
+    """Save the config, or cut the metrics back to the checkpoint, which is returned.
+
+    Raises ConfigError for a folder with another run.
+    """
     folder = Path(config.output)
-    if config.resume is not None:
-        step = torch.load(folder / LAST_CHECKPOINT, map_location="meta", weights_only=True, mmap=True)["global_step"]
+    checkpoint = None if config.resume is None else newest_whole(folder)
+    if not trainer.is_global_zero:
+        return checkpoint
+    if checkpoint is not None:
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
-                logger.forget_from(step)
-        return
-    if (folder / LAST_CHECKPOINT).exists() or (folder / SUMMARY_FILE).exists():
+                logger.forget_from(step_of(checkpoint))
+        return checkpoint
+    if steps_in(folder / CHECKPOINT_FOLDER) or (folder / SUMMARY_FILE).exists():
         raise ConfigError(
             f"output={folder} holds a run already; set resume={folder} to go on with it, or another output"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).unlink(missing_ok=True)
-    OmegaConf.save(resolved(config), folder / CONFIG_FILE)
+    write_atomically(folder / CONFIG_FILE, [OmegaConf.to_yaml(resolved(config))])
+    return None
 
 
-def summarise(trainer: Trainer, data: PreferenceData, num_steps: int, seconds: float) -> dict[str, Any]:
-    """Return what `summary.json` says of a run, all but where its weights lie."""
+def how_to_go_on(folder: Path, script: str) -> str:
+    """Say how to go on with a run that was interrupted."""
+    if newest_whole(folder) is None:
+        return "no checkpoint was written yet, so start it again"
+    return f"go on with: python {script} resume={folder}"
+
+
+def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
+    """Return what `summary.json` says of a run, all but where its weights lie.
+
+    What was measured before a run went on counts too; a metric that is no number is None.
+    """
+    measured: dict[str, float] = {}
+    for one in trainer.checkpoint_callbacks:
+        measured |= one.metrics if isinstance(one, RunCheckpoints) else {}
+    measured |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
         "steps": trainer.global_step,
         "planned_steps": num_steps,
@@ -97,8 +126,13 @@ def summarise(trainer: Trainer, data: PreferenceData, num_steps: int, seconds: f
         "held_out": len(data.val_set),
         "dropped": dict(data.dropped),
         "seconds": round(seconds, 1),
-        "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+        "metrics": {name: value if math.isfinite(value) else None for name, value in sorted(measured.items())},
     }
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json`; what is no json value is an error, not a file that others cannot read."""
+    write_atomically(folder / SUMMARY_FILE, [json.dumps(summary, indent=2, allow_nan=False) + "\n"])
 
 
 def describe_best(keeper: ModelCheckpoint, folder: Path) -> dict[str, Any]:
@@ -107,7 +141,7 @@ def describe_best(keeper: ModelCheckpoint, folder: Path) -> dict[str, Any]:
     assert score is not None, "a validation has run"
     return {
         "metric": keeper.monitor,
-        "value": float(score),
+        "value": float(score) if math.isfinite(score) else None,
         "checkpoint": str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path),
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,33 @@ from peft import PeftModel
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.loading import torch_dtype
 from lookright.commands.run_folder import (
-    LAST_CHECKPOINT,
     REPORT_FILE,
     SUMMARY_FILE,
     describe_best,
+    how_to_go_on,
+    is_first_process,
     open_folder,
     run_config,
     summarise,
     write_page,
+    write_summary,
 )
 from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
+from lookright.common.locks import locked
+from lookright.common.stopping import stoppable
 from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.reports.training import HeldOutPair
 from lookright.training.callbacks import best_checkpoints
 from lookright.training.compilation import compile_blocks
+from lookright.training.guards import memory_told
 from lookright.training.loggers import close, with_metrics_file
 from lookright.training.optimization import count_steps, limited
 from lookright.training.plan import print_plan
 from lookright.training.preference import PreferenceModule, prepare_reference
 
+SCRIPT = "train.py"
 SHOWN_GROUPS = ("loss", "reference", "tuning", "optimizer", "schedule", "callbacks", "trainer")
 """Whose values the page shows."""
 
@@ -49,16 +56,21 @@ def train(config: DictConfig) -> dict[str, Any]:
     """Train as configured; returns what `summary.json` holds.
 
     Config, records and pictures are checked before weights load. A `resume` run takes its own saved config.
-    Of several processes the first one alone writes.
+    Of several processes the first one alone writes. Raises Stopped where a signal ends it.
     """
     config = run_config(config)
     folder = Path(config.output)
-
     # check: everything that can be told without records and weights
     parts = check_parts(config)
+    writes = is_first_process() and not parts.settings.plan
+    with stoppable(lambda: how_to_go_on(folder, SCRIPT)), locked(folder) if writes else nullcontext():
+        return _train(parts, folder)
+
+
+def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
+    config, data = parts.config, parts.data
 
     # read: records and pictures
-    data = parts.data
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
     check_monitors(parts)
     check_formats(parts)
@@ -68,15 +80,15 @@ def train(config: DictConfig) -> dict[str, Any]:
     num_steps = _count_steps(parts, trainer)
     if parts.settings.plan:
         return print_plan(config, parts.backbone, data, num_steps)
-    open_folder(config, trainer)
+    checkpoint = open_folder(config, trainer)
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = _module(parts, num_steps)
 
-    # fit, from the beginning or from the last checkpoint
+    # fit, from the beginning or from the newest checkpoint
     prepare_reference(module, data, trainer)
-    checkpoint = None if config.resume is None else folder / LAST_CHECKPOINT
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with memory_told(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     close(trainer.loggers)
 
     # save; where nothing was left to train, what the finished run measured stays
@@ -91,9 +103,9 @@ def train(config: DictConfig) -> dict[str, Any]:
             summary["best"] = {name: describe_best(one, folder) for name, one in best.items() if one.best_model_path}
         summary["saved"] = _take_best(module, *best.values()) if config.save == "best" else "last"
         summary["weights"] = _save(module, folder)
-        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+        write_summary(folder, summary)
         if trained:
-            write_page(config, summary, "train.py", SHOWN_GROUPS, _held_out_pairs(module, parts))
+            write_page(config, summary, SCRIPT, SHOWN_GROUPS, _held_out_pairs(module, parts))
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
     return summary
 

@@ -15,7 +15,9 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.commands.infer import open_output, with_run
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
+from lookright.common.locks import locked
 from lookright.common.matching import is_correct
+from lookright.common.stopping import stoppable
 from lookright.common.streams import batches, progress
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
@@ -47,6 +49,12 @@ def tune_adaptive(config: DictConfig) -> dict[str, Any]:
     """
     config = with_run(with_output(config))
     parts = _Parts(config)
+    folder = Path(config.output)
+    with stoppable(lambda: f"what is answered stays; go on with the same command and output={folder}"), locked(folder):
+        return _tune(config, parts)
+
+
+def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)

@@ -1,12 +1,14 @@
 """The folder of a generation run: which files, whose shard, and that a resumed run is the same run."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lookright.common.locks import LOCK_FILE, locked
 from lookright.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
@@ -107,6 +109,22 @@ def workspace_of(config: DictConfig) -> Workspace:
         batch_size=config.batch_size,
         lots=lots,
     )
+
+
+@contextmanager
+def only_writer(workspace: Workspace, *, joins: bool) -> Iterator[None]:
+    """Hold the lock of a workspace inside: of its shard, or of all shards where the run `joins` them.
+
+    Raises ConfigError where another process has it.
+    """
+    shards = range(workspace.num_shards) if joins else [workspace.shard]
+    names = [LOCK_FILE]
+    if workspace.num_shards > 1:
+        names = [f"{LOCK_FILE}-{shard:05d}-of-{workspace.num_shards:05d}" for shard in shards]
+    with ExitStack() as held:
+        for name in names:
+            held.enter_context(locked(workspace.folder, name))
+        yield
 
 
 def open_workspace(config: DictConfig) -> Workspace:

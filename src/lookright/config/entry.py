@@ -21,18 +21,25 @@ from lookright.config.check import RESERVED, own_error, unknown_key
 from lookright.config.console import quiet
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.renamed import new_names
-from lookright.errors import LookRightError
+from lookright.errors import LookRightError, Stopped
 
 EXIT_USER_ERROR = 2
 
 
 def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOLDER) -> None:
-    """Call a `hydra.main` function; errors that are the user's are printed and end with status 2."""
+    """Call a `hydra.main` function; errors that are the user's are printed and end with status 2.
+
+    A command that a signal stopped says how to go on, and ends with 143, or with 130 after Ctrl-C.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
     quiet()
     schema.register()
     try:
         main()
+    except Stopped as error:
+        if not error.started_by_run:
+            print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except LookRightError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:

@@ -21,6 +21,7 @@ from lookright.records.known_ids import KnownIds
 from lookright.records.pictures import Pictures
 from lookright.records.readers import load_preferences
 from lookright.records.validate import BadRecords, OnBadRecord
+from lookright.training.checkpoints import batches_done
 from lookright.training.loader import LeftOut, PairLoader
 from lookright.training.sampler import PairBatchSampler
 from lookright.types import Preference
@@ -152,11 +153,12 @@ class PreferenceData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where a run goes on: the epoch, and how many of this rank's batches are done in it."""
-        # `completed` grows only after the hooks in which checkpoints are written
-        num_done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        num_done = batches_done(self.trainer)
+        # `current_epoch` is ahead where an epoch ends
+        epoch = self.trainer.fit_loop.epoch_progress.current.completed
         if num_done >= self.trainer.num_training_batches:
-            return {"epoch": self.trainer.current_epoch + 1, "num_done": 0}
-        return {"epoch": self.trainer.current_epoch, "num_done": num_done}
+            return {"epoch": epoch + 1, "num_done": 0}
+        return {"epoch": epoch, "num_done": num_done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the last batch that was trained on."""

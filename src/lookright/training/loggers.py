@@ -1,12 +1,15 @@
 """Loggers: every run writes metrics.csv; the `logger` group adds another."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from lookright.common.jsonl import cut_torn_line, write_atomically
 
 METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
 
@@ -17,6 +20,12 @@ class AppendingWriter(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
         self.metrics_keys = _header(Path(self.metrics_file_path))
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """A kill leaves the old file or the new one."""
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            _write_rows(path, fieldnames, list(csv.DictReader(file)))
 
     def _check_log_dir_exists(self) -> None:
         """Nothing is deleted, so there is nothing to warn of."""
@@ -39,17 +48,13 @@ class RunCSVLogger(CSVLogger):
     def forget_from(self, step: int) -> None:
         """Drop rows of `step` (0-based) and later, which a run that goes on there writes again."""
         path = Path(self.log_dir) / METRICS_FILE
+        if path.is_file():
+            cut_torn_line(path)
         header = _header(path)
         if not header:
             return
         with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=header)
-            writer.writeheader()
-            writer.writerows(kept)
-        temporary.replace(path)
+            _write_rows(path, header, [row for row in csv.DictReader(file) if int(row["step"]) < step])
 
 
 def with_metrics_file(logger: Logger | None, folder: Path) -> list[Logger]:
@@ -64,6 +69,14 @@ def close(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=header)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, [text.getvalue()])
 
 
 def _header(path: Path) -> list[str]:

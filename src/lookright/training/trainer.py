@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
 
 from lookright.attention.kernels import check_kernel
@@ -16,6 +16,8 @@ from lookright.backbones.loading import DTYPES
 from lookright.config.annotations import ArgumentsOf
 from lookright.errors import ConfigError
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
+from lookright.training.checkpoints import RunCheckpoints, WholeCheckpointIO
+from lookright.training.guards import RefuseNonFinite, StopOnSignal
 from lookright.training.precision import cpu_has_bfloat16, cpu_precision
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
@@ -42,7 +44,8 @@ class TrainerSettings:
 
     `model_dtype` is that of the frozen weights, `precision` Lightning's; an optimiser step takes
     `accumulate_grad_batches` batches of every device; `max_steps` -1 is no bound; `checkpoint_every` counts
-    optimiser steps, None is once an epoch; `val_check_interval` is a share of an epoch or a number of batches;
+    optimiser steps, None is once an epoch; `checkpoint_minutes` are the most that a killed run loses beside that, None
+    for no such bound; `val_check_interval` is a share of an epoch or a number of batches;
     `num_threads` for the CPU, None for torch's own choice; `attention_kernel` is what attends the prompts (see
     `attention.kernels`); `compile` fuses what a decoder layer does to each token by itself; `plan` prints what a run
     would take and loads no weights. `lightning` is any other argument of Lightning's `Trainer`.
@@ -63,6 +66,7 @@ class TrainerSettings:
         gradient_checkpointing: bool = False,
         val_check_interval: int | float | None = None,
         checkpoint_every: int | None = None,
+        checkpoint_minutes: float | None = 10,
         log_every_n_steps: int = 1,
         num_threads: int | None = None,
         attention_kernel: str = "auto",
@@ -76,6 +80,7 @@ class TrainerSettings:
         self.max_epochs, self.max_steps, self.accumulate_grad_batches = max_epochs, max_steps, accumulate_grad_batches
         self.gradient_checkpointing, self.attention_kernel = gradient_checkpointing, attention_kernel
         self.val_check_interval, self.checkpoint_every = val_check_interval, checkpoint_every
+        self.checkpoint_minutes = checkpoint_minutes
         self.log_every_n_steps, self.progress_bar = log_every_n_steps, progress_bar
         self.compile, self.plan = compile, plan
         self.lightning: dict[str, Any] = {"enable_model_summary": False, "num_sanity_val_steps": 0, **lightning}
@@ -103,6 +108,8 @@ class TrainerSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 yield f"trainer.{key}={value}; set 1 or more"
+        if self.checkpoint_minutes is not None and self.checkpoint_minutes <= 0:
+            yield f"trainer.checkpoint_minutes={self.checkpoint_minutes}; set more than 0, or null"
         if self.max_steps == 0 or self.max_steps < -1 or (self.max_epochs is None and self.max_steps < 0):
             yield (
                 f"trainer.max_steps={self.max_steps}, trainer.max_epochs={self.max_epochs}: nothing bounds the run, "
@@ -120,18 +127,22 @@ class TrainerSettings:
         has_validation: bool,
         idle_parameters: bool,
         callbacks: Sequence[Callback] = (),
+        script: str = "train.py",
     ) -> Trainer:
         """A Lightning Trainer that writes checkpoints below `folder`. Raises ConfigError for what Lightning refuses.
 
         `idle_parameters`: some parameters that train get no gradient from the loss, which DDP must be told.
-        `callbacks` run beside our own.
+        `callbacks` run beside our own; `script` is what `python` goes on with a stopped run by.
         """
         options = dict(self.lightning)
         if not has_validation:
             options["limit_val_batches"] = 0
         given = options.pop("plugins", None) or []
+        plugins = list(given) if isinstance(given, list) else [given]
+        if not any(isinstance(one, CheckpointIO) for one in plugins):
+            plugins.append(WholeCheckpointIO())
         own = cpu_precision(self.precision) if self.accelerator == "cpu" else None
-        plugins = [*(given if isinstance(given, list) else [given]), *([] if own is None else [own])]
+        plugins += [] if own is None else [own]
         try:
             return Trainer(
                 accelerator=self.accelerator,
@@ -139,7 +150,7 @@ class TrainerSettings:
                 num_nodes=self.num_nodes,
                 strategy=self._strategy(idle_parameters),
                 precision=self.precision if own is None else None,
-                plugins=plugins or None,
+                plugins=plugins,
                 max_epochs=self.max_epochs,
                 max_steps=self.max_steps,
                 accumulate_grad_batches=self.accumulate_grad_batches,
@@ -149,7 +160,7 @@ class TrainerSettings:
                 use_distributed_sampler=False,
                 default_root_dir=folder,
                 logger=logger,
-                callbacks=self._callbacks(folder, seed, callbacks),
+                callbacks=self._callbacks(folder, seed, callbacks, f"python {script} resume={folder}"),
                 **options,
             )
         except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
@@ -167,18 +178,12 @@ class TrainerSettings:
                 "a share such as 0.5, or null for once an epoch"
             )
 
-    def _callbacks(self, folder: Path, seed: int, further: Sequence[Callback]) -> list[Callback]:
-        checkpoints = ModelCheckpoint(
-            dirpath=folder / "checkpoints",
-            filename="step={step}",
-            auto_insert_metric_name=False,
-            save_last=True,
-            every_n_train_steps=self.checkpoint_every,
-            save_on_train_epoch_end=self.checkpoint_every is None,
-        )
+    def _callbacks(self, folder: Path, seed: int, further: Sequence[Callback], command: str) -> list[Callback]:
+        checkpoints = RunCheckpoints(folder, self.checkpoint_every, self.checkpoint_minutes)
+        guards = [StopOnSignal(checkpoints, command), RefuseNonFinite(checkpoints)]
         bar = [RunProgressBar()] if self.progress_bar else []
         # ours is the last to save: what the others found out is then in the checkpoint that a run goes on from
-        return [StepSeed(seed), LearningRate(), *bar, *further, checkpoints]
+        return [StepSeed(seed), LearningRate(), *bar, *further, *guards, checkpoints]
 
     def _strategy(self, idle_parameters: bool) -> str | Strategy:
         if self.strategy == "ddp":

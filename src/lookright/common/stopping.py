@@ -1,0 +1,47 @@
+"""Signals that end a command in order, with a word about how to go on."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from lookright.errors import Stopped
+
+ASKED_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What a scheduler sends to end a job; SLURM sends USR1 or USR2 ahead of a time limit."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """What Ctrl-C raises, for the signal `number`; no handler of errors takes it for one of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stoppable(go_on: Callable[[], str]) -> Iterator[None]:
+    """Inside, a signal to stop interrupts as Ctrl-C does; whichever comes ends in Stopped, which says how to `go_on`.
+
+    Handlers are put back at the end. Outside of the main thread signals are left to that. Raises Stopped.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, _interrupt) for number in ASKED_TO_STOP} if in_main else {}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns an interrupt into an exit
+        cause = error.__context__ if isinstance(error, SystemExit) else error
+        if not isinstance(cause, KeyboardInterrupt):
+            raise
+        raise Stopped(getattr(cause, "number", signal.SIGINT), f"stopped; {go_on()}") from cause
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    raise Interrupted(number)
