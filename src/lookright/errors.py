@@ -1,6 +1,8 @@
 """Errors that a user can act on: each message names the place, what was found and what to set."""
 
 import signal
+from collections.abc import Callable
+from functools import partial
 
 
 class LookRightError(ValueError):
@@ -56,6 +58,10 @@ class Stopped(LookRightError):
     def __init__(self, number: int, text: str, *, started_by_run: bool = False) -> None:
         super().__init__(f"{signal.Signals(number).name}: {text}")
         self.number, self.text, self.started_by_run = number, text, started_by_run
+
+    def __reduce__(self) -> tuple[Callable[..., "Stopped"], tuple[int, str]]:
+        """Pickled with what it is made of: worker processes send it back."""
+        return partial(type(self), started_by_run=self.started_by_run), (self.number, self.text)
 
     @property
     def exit_code(self) -> int:

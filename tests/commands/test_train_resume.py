@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +15,13 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from lookright.commands import train as training
+from lookright.commands.run_folder import summarise, write_summary
 from lookright.commands.train import train
-from lookright.errors import ConfigError
+from lookright.common.locks import locked
+from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.launching.jobs import GO_ON
+from lookright.training.checkpoints import newest_whole, steps_in
 from lookright.training.preference import PreferenceModule
 
 Compose = Callable[..., DictConfig]
@@ -54,6 +61,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     for name in expected:
         assert torch.equal(expected[name], found[name]), (name, (expected[name] - found[name]).abs().max())
     assert rows(folder) == rows(reference)
+    assert (folder / "metrics.csv").read_bytes() == (reference / "metrics.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +146,171 @@ def test_a_job_that_had_saved_nothing_begins_anew(
     monkeypatch.setenv(GO_ON, str(tmp_path))
     train(composed("train", *given))
     assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("given", "moments"),
+    [
+        # once an epoch: where one ends the next one's order is known to workers too
+        (["trainer.checkpoint_every=null", "data.num_workers=1"], [9]),
+        # with a bound on steps Lightning restarts otherwise where an epoch ends
+        (["trainer.checkpoint_every=null", "trainer.max_steps=6"], [8, 2]),
+        # killed again, in the epoch that it went on with
+        (["trainer.checkpoint_every=3"], [7, 3]),
+    ],
+)
+def test_a_run_goes_on_from_the_end_of_an_epoch(
+    given: list[str],
+    moments: list[int],
+    composed: Compose,
+    settings: list[str],
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = composed("train", *settings, *given, f"output={tmp_path}")
+    for moment in moments:
+        run_until(monkeypatch, config, moment)
+        config = composed("train", f"resume={tmp_path}")
+    train(config)
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize(("number", "moment", "step"), [(signal.SIGTERM, 2, 2), (signal.SIGUSR2, 5, 3)])
+def test_a_signal_stops_behind_the_step_and_the_run_goes_on(
+    number: int,
+    moment: int,
+    step: int,
+    composed: Compose,
+    settings: list[str],
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the first batch of a step, and in the last one of an epoch, behind which comes a validation."""
+    training_step, seen = PreferenceModule.training_step, []
+
+    def signalled(self: PreferenceModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if len(seen) == moment:
+            os.kill(os.getpid(), number)
+        seen.append(batch_idx)
+        return training_step(self, batch, batch_idx)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(PreferenceModule, "training_step", signalled)
+        train(composed("train", *settings, "trainer.checkpoint_every=null", f"output={tmp_path}"))
+    assert stopped.value.exit_code == 143 and signal.getsignal(number) == before
+    told = f"{signal.Signals(number).name}: stopped after step {step}, which {tmp_path}/checkpoints/step={step}.ckpt "
+    assert str(stopped.value) == f"{told}holds; go on with: python train.py resume={tmp_path}"
+    train(composed("train", f"resume={tmp_path}"))
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_torn_checkpoint_is_told_and_the_one_before_it_taken(
+    composed: Compose, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    newest, before = steps_in(folder / "checkpoints")
+    os.truncate(newest, newest.stat().st_size // 2)
+    with pytest.warns(UserWarning, match=r"step=6.ckpt cannot be read .*; the one before it is taken"):
+        assert newest_whole(folder) == before
+    train(composed("train", f"resume={folder}"))
+    assert_same_run(folder, unbroken)
+    os.truncate(before, 0)
+    os.truncate(newest, 0)
+    with pytest.raises(ConfigError, match=r"holds no whole checkpoints/step=N.ckpt; set resume"):
+        train(composed("train", f"resume={folder}"))
+
+
+def test_checkpoints_by_the_clock_and_a_run_killed_before_its_adapter(
+    composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["trainer.checkpoint_every=null", "trainer.checkpoint_minutes=1e-9", "trainer.max_steps=5"]
+    stray = tmp_path / "checkpoints" / "step=4.ckpt.1.tmp"
+    stray.parent.mkdir()
+    stray.touch()
+
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "_save", dying)
+        train(composed("train", *settings, *given, f"output={tmp_path}"))
+    assert [path.name for path in steps_in(tmp_path / "checkpoints")] == ["step=5.ckpt", "step=4.ckpt"]
+    assert len(list(stray.parent.iterdir())) == 2
+    metrics = train(composed("train", f"resume={tmp_path}"))["metrics"]
+    # of the validation that was over when it was killed
+    assert metrics["val/loss"] == float(rows(tmp_path)[3]["val/loss"]) and "train/loss" in metrics
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_weights(
+    composed: Compose, settings: list[str], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second batch of the second step, of which the first one's gradients are in no checkpoint."""
+    score_batch, seen = PreferenceModule.score_batch, []
+
+    def broken(self: PreferenceModule, batch: Any, **options: Any) -> Any:
+        loss, metrics = score_batch(self, batch, **options)
+        seen.append(batch.ids)
+        return (loss * float("nan") if len(seen) == 4 else loss), metrics
+
+    with monkeypatch.context() as patch, pytest.raises(LookRightError) as error:
+        patch.setattr(PreferenceModule, "score_batch", broken)
+        train(composed("train", *settings, "trainer.checkpoint_every=null", f"output={tmp_path}"))
+    told = f"loss is nan in step 2, on the records {', '.join(seen[3])}; {tmp_path}/checkpoints/step=1.ckpt holds"
+    assert str(error.value).startswith(told)
+    train(composed("train", f"resume={tmp_path}"))
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_too(
+    composed: Compose, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights would be none any more, and the next loss would come too late."""
+    score_batch = PreferenceModule.score_batch
+
+    def broken(self: PreferenceModule, batch: Any, **options: Any) -> Any:
+        loss, metrics = score_batch(self, batch, **options)
+        return loss + (loss * 0).sqrt(), metrics
+
+    monkeypatch.setattr(PreferenceModule, "score_batch", broken)
+    with pytest.raises(LookRightError, match=r"^gradient is nan in step 1, on the records .*; no step was taken"):
+        train(composed("train", *settings, f"output={tmp_path}"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_out_of_memory_names_the_batch_and_what_to_lower(
+    composed: Compose, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+
+    def full(self: PreferenceModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        batches.append(batch)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(PreferenceModule, "training_step", full)
+    with pytest.raises(LookRightError) as error:
+        train(composed("train", *settings, f"output={tmp_path}"))
+    ids, num_tokens = ", ".join(batches[0].ids), batches[0].input_ids.numel()
+    told = f"out of memory in step 1, on the records {ids}, a row of {num_tokens} tokens: CUDA out of memory. Tried to"
+    assert str(error.value).startswith(told) and "data.batch_size" in str(error.value)
+
+
+def test_a_second_process_is_refused_before_records_are_read(
+    composed: Compose, settings: list[str], tmp_path: Path
+) -> None:
+    nowhere = ["data.path=/nowhere.jsonl", f"output={tmp_path}"]
+    with locked(tmp_path), pytest.raises(ConfigError, match=f"output={tmp_path} is being written by process"):
+        train(composed("train", *settings, *nowhere))
+
+
+def test_a_summary_is_json(tmp_path: Path) -> None:
+    metrics = {"val/loss": torch.tensor(1.5), "val/ratio": torch.tensor(float("nan"))}
+    trainer = SimpleNamespace(global_step=1, callback_metrics=metrics, checkpoint_callbacks=[])
+    summary = summarise(trainer, SimpleNamespace(train_set=[], val_set=[], dropped={}), 1, 0.0)
+    write_summary(tmp_path, summary)
+    assert json.loads((tmp_path / "summary.json").read_text())["metrics"] == {"val/loss": 1.5, "val/ratio": None}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_summary(tmp_path, {"value": float("inf")})

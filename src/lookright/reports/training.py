@@ -100,7 +100,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
     shown = {"optimiser steps": f"{summary['steps']:,}", "training examples": f"{summary['examples']:,}"}
     shown |= {"held out": f"{summary['held_out']:,}", "seconds": f"{summary['seconds']:,.0f}"}
     for name, title in (("val/loss", "held-out loss"), ("val/reward_accuracy", "held-out reward accuracy")):
-        if name in metrics:
+        if metrics.get(name) is not None:
             shown[title] = f"{metrics[name]:.3f}" if name == "val/loss" else f"{100 * metrics[name]:.1f} %"
     dropped = {f"dropped: {reason.replace('_', ' ')}": f"{count:,}" for reason, count in summary["dropped"].items()}
     return shown | dropped

@@ -135,8 +135,8 @@ class RefuseNonFinite(Callback):
         where = f"is {value} in step {step}{on_records(batches)}" if bad else f"of another rank broke in step {step}"
         saved = "no step was taken before it" if path is None else f"{path} holds the weights before it"
         raise LookRightError(
-            f"{what} {where}; {saved}. Set a lower optimizer.lr, trainer.gradient_clip_val or trainer.precision=32-true, or look at these "
-            "records; debug=anomaly names the operation"
+            f"{what} {where}; {saved}. Set a lower optimizer.lr, trainer.gradient_clip_val or "
+            "trainer.precision=32-true, or look at these records; debug=anomaly names the operation"
         )
 
 

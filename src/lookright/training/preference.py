@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lookright.packing.forward import RatioRead
 from lookright.reference.base import ModelPair, Preparation
 from lookright.training.datamodule import PreferenceData
 from lookright.training.optimization import Optimization
+from lookright.training.step_means import StepMeans
 from lookright.types import Preference
 
 HeldOut = tuple[str, dict[str, float]]
@@ -40,7 +42,8 @@ class PreferenceModule(LightningModule):
         self.optimization = optimization
         self.num_steps = num_steps
         self._held_out: dict[str, HeldOut] = {}
-        self._num_pairs = 0
+        names = [name.removeprefix("train/") for name in logged_metrics(loss, []) if name != "train/learning_rate"]
+        self._step = StepMeans(names)
         self.held_out: dict[str, HeldOut] = {}
         """Every held-out pair by id, as the last validation found it."""
         self.ratio_reads = {
@@ -97,27 +100,27 @@ class PreferenceModule(LightningModule):
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Mean over the pairs of the batch; 0, attached to everything that trains, where none is left."""
         del batch_idx
-        self._num_pairs += batch.num_prompts
         if batch.num_prompts == 0:
             # ranks wait for each other's gradients
             trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
             return torch.stack([parameter.flatten()[:0].sum() for parameter in trained]).sum()
         loss, metrics = self.score_batch(batch, read_attention=self.loss.needs_attention)
-        size = batch.num_prompts
-        self.log("train/loss", loss.mean().detach(), prog_bar=True, batch_size=size)
-        for name, values in metrics.items():
-            shown = name in ("reward_margin", "attention_ratio")
-            self.log(f"train/{name}", values.nanmean(), prog_bar=shown, batch_size=size)
+        self._step.add({"loss": loss} | metrics)
         return loss.mean()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Step nothing where no pair was left: weight decay and momentum would move the weights without gradients.
+        """Log the step. Step nothing where no pair was left: weight decay and momentum would move the weights.
 
         Of several ranks the others may have pairs, so all step.
         """
-        if self._num_pairs == 0 and self.trainer.world_size == 1:
+        several = self.trainer.world_size > 1
+        if self._step.num_pairs == 0 and not several:
             optimizer.zero_grad(set_to_none=True)
-        self._num_pairs = 0
+        reduce = partial(self.trainer.strategy.reduce, reduce_op="sum") if several else None
+        for name, value in self._step.means(reduce, self.device).items():
+            shown = name in ("loss", "reward_margin", "attention_ratio")
+            self.log(f"train/{name}", value, prog_bar=shown, batch_size=1)
+        self._step.clear()
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Note everything of every held-out pair."""
