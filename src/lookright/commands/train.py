@@ -38,14 +38,17 @@ from lookright.common.stopping import stoppable
 from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
+from lookright.reference.base import ModelPair
 from lookright.reports.training import HeldOutPair
 from lookright.training.callbacks import best_checkpoints
+from lookright.training.checkpoints import newest_whole
 from lookright.training.compilation import compile_blocks
 from lookright.training.guards import memory_told
 from lookright.training.loggers import close, with_metrics_file
 from lookright.training.optimization import count_steps, limited
 from lookright.training.plan import print_plan
 from lookright.training.preference import PreferenceModule, prepare_reference
+from lookright.training.sharded import LayerwiseFSDP
 
 SCRIPT = "train.py"
 SHOWN_GROUPS = ("loss", "reference", "tuning", "optimizer", "schedule", "callbacks", "trainer")
@@ -101,8 +104,9 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
         best = best_checkpoints(parts.callbacks)
         if best and trained:
             summary["best"] = {name: describe_best(one, folder) for name, one in best.items() if one.best_model_path}
-        summary["saved"] = _take_best(module, *best.values()) if config.save == "best" else "last"
-        summary["weights"] = _save(module, folder)
+        pair = whole_pair(parts, module.pair, newest_whole(folder))
+        summary["saved"] = _take_best(pair, *best.values()) if config.save == "best" else "last"
+        summary["weights"] = _save(pair, folder)
         write_summary(folder, summary)
         if trained:
             write_page(config, summary, SCRIPT, SHOWN_GROUPS, _held_out_pairs(module, parts))
@@ -155,24 +159,41 @@ def _count_steps(parts: TrainParts, trainer: Trainer) -> int:
     return count_steps(num_batches, settings.accumulate_grad_batches, settings.max_epochs, settings.max_steps)
 
 
-def _take_best(module: PreferenceModule, keeper: ModelCheckpoint) -> str:
+def _take_best(pair: ModelPair, keeper: ModelCheckpoint) -> str:
     """Put the best weights that a callback kept into the policy; returns which weights it then has."""
     if not keeper.best_model_path:
         rank_zero_warn("save=best: the run ended before a validation, so the last weights are saved")
         return "last"
-    kept = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(kept, strict=False)
-    assert kept.keys() == module.state_dict().keys(), "a checkpoint holds all that trains"
+    _take(pair, Path(keeper.best_model_path))
     return "best"
 
 
-def _save(module: PreferenceModule, folder: Path) -> str:
+def _take(pair: ModelPair, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into the policy."""
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    kept = {name.removeprefix("pair.policy."): value for name, value in kept.items()}
+    trained = {name for name, parameter in pair.policy.named_parameters() if parameter.requires_grad}
+    assert kept.keys() == trained, "a checkpoint holds all that trains"
+    pair.policy.load_state_dict(kept, strict=False)
+
+
+def whole_pair(parts: TrainParts, pair: ModelPair, checkpoint: Path | None) -> ModelPair:
+    """The policy with all of its weights: where ranks share them out, built anew with those of a checkpoint."""
+    if not isinstance(parts.data.trainer.strategy, LayerwiseFSDP):
+        return pair
+    assert checkpoint is not None, "every epoch ends with one"
+    model = parts.backbone.build(dtype=torch_dtype(parts.settings.model_dtype, "trainer.model_dtype"))
+    pair = ModelPair(parts.backbone, parts.tuning.apply(parts.backbone, model), None)
+    _take(pair, checkpoint)
+    return pair
+
+
+def _save(pair: ModelPair, folder: Path) -> str:
     """Write `adapter/` in PEFT's format, or `model/` after full tuning; returns its name."""
-    policy = module.pair.policy
-    if isinstance(policy, PeftModel):
-        policy.save_pretrained(str(folder / "adapter"))
+    if isinstance(pair.policy, PeftModel):
+        pair.policy.save_pretrained(str(folder / "adapter"))
         return "adapter"
-    module.pair.backbone.save_pretrained(policy, folder / "model")
+    pair.backbone.save_pretrained(pair.policy, folder / "model")
     return "model"
 
 

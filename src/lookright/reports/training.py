@@ -137,9 +137,11 @@ def _chart(columns: Columns, label: str, metric: str, last: float) -> Drawing | 
     return curves(f"{spoken}, {format_title(label).lower()}" if label else spoken, lines, last)
 
 
-def _held_out(metrics: Mapping[str, float]) -> Table | None:
+def _held_out(metrics: Mapping[str, float | None]) -> Table | None:
     """Means over the held-out pairs, and over those of each format."""
-    values = {_split(name)[1:]: value for name, value in metrics.items() if name.startswith("val/")}
+    values = {
+        _split(name)[1:]: value for name, value in metrics.items() if name.startswith("val/") and value is not None
+    }
     labels = sorted({label for label, _ in values}, key=_order)
     if not labels:
         return None

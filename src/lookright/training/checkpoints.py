@@ -51,12 +51,20 @@ class RunCheckpoints(Checkpoint):
     `every_minutes` after the last one (None: never).
 
     What is due is saved where the next batch starts or the epoch ends: a validation that follows the step is over by
-    then, and a run that goes on from there neither loses nor repeats its rows.
+    then, and a run that goes on from there neither loses nor repeats its rows. With `at_epoch_ends` the last step of
+    the run is in a checkpoint for sure.
     """
 
-    def __init__(self, folder: Path, every_steps: int | None = None, every_minutes: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        at_epoch_ends: bool = False,
+    ) -> None:
         self.folder = folder / CHECKPOINT_FOLDER
         self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.at_epoch_ends = at_epoch_ends or every_steps is None
         self.metrics: dict[str, float] = {}
         """What a run that goes on had measured."""
         self._saved_step, self._saved_at = 0, 0.0
@@ -75,7 +83,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what is due."""
         del pl_module
-        if self.every_steps is None or self._due(trainer):
+        if self.at_epoch_ends or self._due(trainer):
             self.save(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 
 from lookright.attention.kernels import check_kernel
 from lookright.backbones.loading import DTYPES
@@ -19,6 +19,7 @@ from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
 from lookright.training.checkpoints import RunCheckpoints, WholeCheckpointIO
 from lookright.training.guards import RefuseNonFinite, StopOnSignal
 from lookright.training.precision import cpu_has_bfloat16, cpu_precision
+from lookright.training.sharded import LayerwiseFSDP
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
 
@@ -179,7 +180,9 @@ class TrainerSettings:
             )
 
     def _callbacks(self, folder: Path, seed: int, further: Sequence[Callback], command: str) -> list[Callback]:
-        checkpoints = RunCheckpoints(folder, self.checkpoint_every, self.checkpoint_minutes)
+        # what trains is then taken from the last one
+        at_epoch_ends = self.strategy == "fsdp"
+        checkpoints = RunCheckpoints(folder, self.checkpoint_every, self.checkpoint_minutes, at_epoch_ends)
         guards = [StopOnSignal(checkpoints, command), RefuseNonFinite(checkpoints)]
         bar = [RunProgressBar()] if self.progress_bar else []
         # ours is the last to save: what the others found out is then in the checkpoint that a run goes on from
@@ -189,7 +192,12 @@ class TrainerSettings:
         if self.strategy == "ddp":
             return DDPStrategy(find_unused_parameters=idle_parameters)
         if self.strategy == "fsdp":
-            return FSDPStrategy(use_orig_params=True, sharding_strategy="FULL_SHARD")
+            return LayerwiseFSDP()
+        if self.strategy.startswith("deepspeed_stage_3"):
+            raise ConfigError(
+                f"trainer.strategy={self.strategy}: every process holds a part of the weights there, and saving them "
+                "whole was never seen to work; set trainer=deepspeed_zero2, or trainer=fsdp"
+            )
         if self.strategy.startswith("deepspeed_stage_"):
             return DeepSpeedStrategy(stage=int(self.strategy[-1]), exclude_frozen_parameters=True)
         return self.strategy
