@@ -284,3 +284,20 @@ def test_pairs_of_several_files(
         composed("train", *small_run, *plan, f"data.path=[{pairs_file},{again}]", "data.on_bad_record=skip")
     )
     assert skipped["examples"] == 14
+
+
+def test_a_row_is_the_mean_over_the_micro_batches_of_its_step(
+    composed: Compose, small_run: list[str], tmp_path: Path
+) -> None:
+    """Four pairs at once, or two and two: the same step, and the same row."""
+    given = [*small_run, "tuning.dropout=0", "data.val_fraction=0", "trainer.max_steps=2", "loss.gamma=0.5"]
+    for name, own in (
+        ("once", ["data.batch_size=4"]),
+        ("parts", ["data.batch_size=2", "trainer.accumulate_grad_batches=2"]),
+    ):
+        train(composed("train", *given, *own, f"output={tmp_path / name}"))
+    once, parts = (read_columns(tmp_path / name / "metrics.csv") for name in ("once", "parts"))
+    assert once.keys() == parts.keys() and {"train/loss", "train/reward_margin", "train/learning_rate"} <= once.keys()
+    for name, points in once.items():
+        assert [step for step, _ in parts[name]] == [step for step, _ in points] == [0.0, 1.0]
+        assert [value for _, value in parts[name]] == pytest.approx([value for _, value in points], abs=1e-5), name
