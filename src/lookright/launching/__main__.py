@@ -1,6 +1,7 @@
 """Shows the jobs of a sweep until all have ended: `python -m lookright.launching SWEEP_FOLDER`, again at any time."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from lookright.errors import LookRightError
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> int:
         try:
             launch = Launch.load(folder)
             # what SLURM has not got, or this machine has not begun, only the launcher can start
-            follow(launch, poll=5, over=lambda launch=launch: is_gone(launch.host, launch.pid))
+            follow(launch, poll=5, over=partial(is_gone, launch.host, launch.pid))
         except JobsFailed as error:
             print(error)
             status = 1

@@ -112,7 +112,7 @@ class Supervisor:
         """SIGTERM to the processes of the job, wherever they run."""
         if self._process is None:
             return
-        if self._process.args[0] == "srun":
+        if self.command()[0] == "srun":
             # srun takes a signal as its own; scancel reaches the ranks, and leaves the batch script out
             subprocess.run(["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]], check=False)
         else:
