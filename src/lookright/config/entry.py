@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -53,7 +54,7 @@ def with_output(config: DictConfig) -> DictConfig:
     return config
 
 
-def sweep_output(config: DictConfig, hydra: DictConfig) -> str:
+def sweep_output(config: DictConfig, hydra: HydraConf) -> str:
     """The output folder of one job of a sweep, whose own part of the config `hydra` is.
 
     No two jobs write to one folder: below `output`, or Hydra's folder of the sweep, each has its own. Shards of

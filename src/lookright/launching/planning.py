@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -48,7 +49,7 @@ class Planner:
         with open_dict(config):
             config.hydra.job.num = num
             config.hydra.job.id = str(num)
-        task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         resumed = task.get("resume") if isinstance(task.get("resume"), str) else None
         if resumed is None:
             check_config(task)
@@ -76,7 +77,8 @@ def _saved(resumed: str) -> DictConfig:
     path = Path(resumed) / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"resume={resumed} holds no config.yaml; set resume to the folder of a run")
-    return OmegaConf.load(path)
+    saved: Any = OmegaConf.load(path)
+    return saved
 
 
 def collisions(jobs: Sequence[Job]) -> list[str]:
@@ -102,7 +104,7 @@ def quoted(value: str) -> str:
 
 def command_of(function: TaskFunction) -> str:
     """The module that runs a command. Raises ConfigError for a script that cannot be imported."""
-    name = function.__module__
+    name: str | None = function.__module__
     if name == "__main__":
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         name = None if spec is None else spec.name

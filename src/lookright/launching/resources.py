@@ -39,6 +39,7 @@ def resources_of(config: DictConfig, gpus_per_node: int | None, offers_gpus: Cal
             f"{KEY}={gpus_per_node} and trainer.devices={devices} ask for different numbers of GPUs; set one of them"
         )
     number = gpus_per_node if count is None else count
+    assert number is not None, "one of them was asked for above"
     return Resources(nodes=trainer.num_nodes, tasks_per_node=number, gpus_per_node=number)
 
 

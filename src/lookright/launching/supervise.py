@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from lookright.launching.jobs import EXIT_STOPPED, FAILED, FINISHED, GO_ON, RUNNING, STOPPED, Job, Launch, Status
 
@@ -112,7 +113,8 @@ class Supervisor:
         """SIGTERM to the processes of the job, wherever they run."""
         if self._process is None:
             return
-        if self._process.args[0] == "srun":
+        arguments: Any = self._process.args
+        if arguments[0] == "srun":
             # srun takes a signal as its own; scancel reaches the ranks, and leaves the batch script out
             subprocess.run(["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]], check=False)
         else:

@@ -46,7 +46,9 @@ class AttentionLoss(Term):
             raise ValueError("the attention ratio carries no gradient: it must be computed inside the graph")
         ratio = widen(ratio)
         if self.formats is not None:
-            held = torch.tensor([name in self.formats for name in scores.formats], dtype=torch.bool, device=ratio.device)
+            held = torch.tensor(
+                [name in self.formats for name in scores.formats], dtype=torch.bool, device=ratio.device
+            )
             # at the threshold there is neither loss nor gradient, also where a ratio is not known
             ratio = torch.where(held, ratio, self.threshold)
         return (self.threshold - ratio).relu()
