@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +21,7 @@ from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
 from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, newest_whole, step_of, steps_in
+from lookright.training.datamodule import PreferenceData
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
 
 CONFIG_FILE = "config.yaml"
@@ -76,7 +77,9 @@ def saved_config(config: DictConfig) -> DictConfig:
 def is_first_process() -> bool:
     """Whether this is the process of a run that writes, told before there is a trainer."""
     node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
-    return rank_zero_only.rank == 0 and node == "0"
+    # Lightning keeps it on the function
+    rank: int = vars(rank_zero_only)["rank"]
+    return rank == 0 and node == "0"
 
 
 def open_folder(config: DictConfig, trainer: Trainer) -> Path | None:
@@ -110,7 +113,7 @@ def how_to_go_on(folder: Path, script: str) -> str:
     return f"go on with: python {script} resume={folder}"
 
 
-def summarise(trainer: Trainer, data: LightningDataModule, num_steps: int, seconds: float) -> dict[str, Any]:
+def summarise(trainer: Trainer, data: PreferenceData, num_steps: int, seconds: float) -> dict[str, Any]:
     """Return what `summary.json` says of a run, all but where its weights lie.
 
     What was measured before a run went on counts too; a metric that is no number is None.

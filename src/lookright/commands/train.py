@@ -179,7 +179,8 @@ def _take(pair: ModelPair, checkpoint: Path) -> None:
 
 def whole_pair(parts: TrainParts, pair: ModelPair, checkpoint: Path | None) -> ModelPair:
     """The policy with all of its weights: where ranks share them out, built anew with those of a checkpoint."""
-    if not isinstance(parts.data.trainer.strategy, LayerwiseFSDP):
+    trainer = parts.data.trainer
+    if trainer is None or not isinstance(trainer.strategy, LayerwiseFSDP):
         return pair
     assert checkpoint is not None, "every epoch ends with one"
     model = parts.backbone.build(dtype=torch_dtype(parts.settings.model_dtype, "trainer.model_dtype"))
