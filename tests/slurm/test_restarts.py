@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lookright.launching.jobs import Launch
+from lookright.training.checkpoints import steps_in
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import environment_of, finish, until
 
@@ -59,8 +60,8 @@ class Stopped:
     def __init__(self, process: "subprocess.Popen[str]", sweep: Path) -> None:
         self.process = process
         self.folder = sweep / "0"
-        checkpoint = self.folder / "checkpoints" / "last.ckpt"
-        until(lambda: checkpoint.is_file() or process.poll() is not None, "a checkpoint")
+        checkpoints = self.folder / "checkpoints"
+        until(lambda: bool(steps_in(checkpoints)) or process.poll() is not None, "a checkpoint")
         assert process.poll() is None, process.communicate()[0]
         self.launch = Launch.load(sweep / "launch" / "1")
         self.id = self.launch.slurm_ids()[0]

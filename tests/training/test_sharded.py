@@ -54,6 +54,8 @@ def rank_of_two(rank: int, folder: str, tuning: str, target: Path) -> None:
     num_units = sum(isinstance(one, FullyShardedDataParallel) for one in model.modules())
     loss = stepped(model, make_batch(module.pair.backbone))
     state = gathered(model)
+    # whoever leaves first takes the other's last message along
+    torch.distributed.barrier()
     if rank == 0:
         torch.save({"loss": loss, "state": state, "num_units": num_units}, target)
     else:
