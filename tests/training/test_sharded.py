@@ -11,6 +11,7 @@ import torch
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.reference.frozen_copy import FrozenCopy
 from lookright.training.preference import PreferenceModule
 from lookright.training.sharded import gathered, wraps
 from lookright.tuning.full import FullTuning
@@ -22,7 +23,8 @@ TUNINGS = {"lora": LoraTuning(r=4, alpha=8, dropout=0.0), "full": FullTuning()}
 
 def small_module(folder: str, tuning: str) -> PreferenceModule:
     torch.manual_seed(0)
-    return make_module(LlavaBackbone(path=folder), tuning=TUNINGS[tuning], dtype=torch.float32)
+    reference = FrozenCopy() if tuning == "full" else None
+    return make_module(LlavaBackbone(path=folder), tuning=TUNINGS[tuning], reference=reference, dtype=torch.float32)
 
 
 class Steps(torch.nn.Module):
@@ -78,7 +80,8 @@ def ranks_of_two(folder: str, target: str) -> None:
                 finally:
                     os._exit(code)
             pids.append(pid)
-        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0], tuning
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        assert codes == [0, 0], (tuning, codes)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_two_ranks_step_and_gather_as_one_process(llava_folder: Path, found: Pat
     module = small_module(str(llava_folder), tuning)
     loss = stepped(Steps(module), make_batch(module.pair.backbone))
     ranks = torch.load(found / tuning, weights_only=True)
-    # the whole, and six decoder layers
+    # the whole, and six decoder layers; a reference that is a copy is no part of the module
     assert ranks["num_units"] == 7 and ranks["loss"] == pytest.approx(loss, abs=1e-6)
     expected = {f"module.{name}": p.detach() for name, p in module.named_parameters() if p.requires_grad}
     assert ranks["state"].keys() == expected.keys()

@@ -42,9 +42,7 @@ def gathered(root: nn.Module) -> dict[str, Tensor]:
     for path, unit in units.items():
         deeper = tuple(f"{name}." for name in units if name != path and name.startswith(f"{path}." if path else ""))
         # named inside of the context, where they have their shapes
-        with FullyShardedDataParallel.summon_full_params(
-            unit, recurse=False, writeback=False, rank0_only=True, offload_to_cpu=True
-        ):
+        with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
             for module_path, module in unit.named_modules(prefix=path):
                 if f"{module_path}.".startswith(deeper):
                     continue
