@@ -18,7 +18,7 @@ from lookright.backbones.llava import LlavaBackbone
 from lookright.commands.infer import infer
 from lookright.common.jsonl import AppendOnly
 from lookright.config.made_by import read_made_by
-from lookright.errors import ConfigError, LookRightError
+from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.evaluation.accuracy import chance
 from lookright.records.records import read_prompts, write_jsonl
 from lookright.reports.compared_examples import compared_examples, draw_evenly
@@ -173,7 +173,7 @@ def test_killed_run_goes_on_to_the_same_predictions(
         count.append(line)
         add(self, line)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="go on with"):
         patch.setattr(AppendOnly, "add", dying)
         run(tmp_path / "cut", decode)
     run(tmp_path / "cut", decode)

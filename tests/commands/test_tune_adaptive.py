@@ -22,7 +22,7 @@ from lookright.common.jsonl import AppendOnly
 from lookright.config.check import check_config
 from lookright.config.entry import CONFIG_FOLDER
 from lookright.config.made_by import read_made_by
-from lookright.errors import LookRightError
+from lookright.errors import LookRightError, Stopped
 from lookright.records.records import read_prompts, write_jsonl
 from lookright.types import Prompt
 from tests.commands.test_infer import question
@@ -166,7 +166,7 @@ def test_killed_run_goes_on_to_the_same_answers(
         count.append(line)
         add(self, line)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="go on with"):
         patch.setattr(AppendOnly, "add", dying)
         run(tmp_path / "cut")
     run(tmp_path / "cut")

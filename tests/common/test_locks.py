@@ -24,9 +24,10 @@ def test_the_second_is_refused_by_name_and_the_next_is_not(tmp_path: Path) -> No
             pass
         told = f"output={tmp_path / 'run'} is being written by process {os.getpid()} on "
         assert str(error.value).startswith(told) and " since 20" in str(error.value)
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
     with locked(tmp_path / "run"):
-        pass
+        (tmp_path / "run" / "written").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["written"]
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:

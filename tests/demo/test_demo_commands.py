@@ -55,7 +55,7 @@ def test_controls_differ_from_the_recipe_in_one_thing(composed: Callable[..., Di
     for tuning, config in zip(commands.CONTROLS, others, strict=True):
         weights = (config.loss.alpha == 0, config.loss.gamma == 0, config.loss.attention.weight == 0)
         found[tuning.name] = (weights, config.data.path == recipe.data.path)
-        assert config.optimization == recipe.optimization and config.trainer == recipe.trainer
+        assert all(config[key] == recipe[key] for key in ("optimizer", "schedule", "tuning", "trainer"))
     assert found == {
         "sft": ((True, False, True), True),
         "no_attention": ((False, False, True), True),

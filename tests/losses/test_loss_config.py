@@ -80,7 +80,7 @@ def test_the_old_spelling_names_the_new_one(composed: Compose, monkeypatch: pyte
     monkeypatch.setattr("sys.argv", ["train.py", "loss.attention.rows=first"])
     with pytest.raises(Exception, match="loss.attention.rows") as error:
         composed("train", "loss.attention.rows=first")
-    valid = "valid names: layers, positions, threshold, weight"
+    valid = "valid names: formats, layers, positions, threshold, weight"
     assert explain(error.value, "train") == f"loss.attention.rows does not exist; {valid}"
 
 

@@ -6,7 +6,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lookright.errors import ConfigError
@@ -21,27 +21,31 @@ def locked(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
     """Hold `folder/name` inside. Raises ConfigError naming the process that holds it.
 
     The lock is the kernel's (flock), so a process that is killed leaves none; the file that stays behind then stops
-    nobody. On a file system without locks a warning says so, and the work goes on.
+    nobody. On a file system without locks a warning says so, and the work goes on. Folders that were made for the lock
+    and in which nothing was written are removed at the end: what is refused leaves nothing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     path = folder / name
     descriptor = _taken(path)
-    if descriptor is None:
-        yield
-        return
-    _held.add(descriptor)
+    if descriptor is not None:
+        _held.add(descriptor)
     try:
         yield
     finally:
-        _held.discard(descriptor)
-        # while it is held: behind the release it could be another's
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            _held.discard(descriptor)
+            # while it is held: behind the release it could be another's
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
 
 
 def _taken(path: Path) -> int | None:
     """A descriptor that holds the lock, None where the file system has no locks. Raises ConfigError."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
