@@ -17,16 +17,12 @@ from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
 from lookright.config.check import nearest_of
 from lookright.config.made_by import describe_data, made_by
 from lookright.config.references import resolved
+from lookright.config.runs import EVAL_FOLDER, OBJECTIVE
 from lookright.errors import ConfigError, LookRightError, ParameterError
 from lookright.evaluation.groups import groups_of
 from lookright.evaluation.metric import Metric, Metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
-
-EVAL_FOLDER = "eval"
-"""Below a run's folder: what `infer.py run=` would have written."""
-OBJECTIVE = "val/loss"
-"""Of a run without test sets."""
 
 
 class Evaluation:
@@ -153,7 +149,7 @@ def infer_config(config: DictConfig, weights: str, device: torch.device) -> Dict
 
 
 def objective_of(evaluation: Evaluation | None, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return name and value of what a sweeper optimises: of the test sets, or of the held-out pairs; None is unknown."""
+    """Return name and value of what a sweeper optimises, of the test sets or the held-out pairs; None is unknown."""
     if evaluation is None:
         return {"name": OBJECTIVE, "value": summary["metrics"].get(OBJECTIVE)}
     return {"name": evaluation.objective, "value": summary["eval"].get(evaluation.objective)}

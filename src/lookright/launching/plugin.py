@@ -40,7 +40,10 @@ class JobsLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run the jobs; returns their objectives. Raises ConfigError before any, and JobsFailed naming every failure after all."""
+        """Run the jobs; returns their objectives.
+
+        Raises ConfigError before any, and JobsFailed naming every failure after all.
+        """
         setup_globals()
         launch = self._prepare(job_overrides, initial_job_idx)
         self.run(launch)
