@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from lookright.common.locks import LOCK_FILE
 from lookright.config.folders import IN_CHECKOUT
 from lookright.config.made_by import read_made_by, shown_path
+from lookright.config.runs import EVAL_FOLDER
 from lookright.errors import ConfigError
 from lookright.launching.follow import View, Watch
 from lookright.launching.jobs import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Job, Launch, is_gone, launches
@@ -139,7 +140,7 @@ def _read(folder: Path, sweep: Path, launched: tuple[Launch, Job, View] | None) 
         run.command = _typed_command(folder)
     # versions before eval= wrote no objective
     if summary and ("objective" in summary or config.get("eval") is None):
-        run.measured = _json(folder / "eval" / "metrics.json")
+        run.measured = _json(folder / EVAL_FOLDER / "metrics.json")
         return run
     run.state, run.detail = (view.state, view.detail) if view is not None else _state_on_disk(folder)
     if run.state == FINISHED:
