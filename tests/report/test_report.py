@@ -173,7 +173,7 @@ def test_failed_running_and_waiting_jobs_are_rows(tmp_path: Path) -> None:
         "data.path=x: no such file",
     )
     # what runs tells what it knows, but for the row that is being written
-    assert found["2"]["train/loss"] == "0.5" and found["2"]["accuracy/multi_image"] == ""
+    assert float(found["2"]["train/loss"]) == pytest.approx(0.5) and found["2"]["accuracy/multi_image"] == ""
     assert "its process is gone" in found["4"]["detail"] and "goes on with resume=" in found["5"]["detail"]
     page = (tmp_path / "report.html").read_text()
     assert "no such file" in page and "<td>running</td>" in page.replace("<span>running</span>", "running")
@@ -228,23 +228,26 @@ def real(composed: Callable[..., DictConfig], small_run: list[str], tmp_path_fac
 
 
 def test_real_runs_are_compared_question_by_question(real: Path) -> None:
+    """Run 1 is said to be right where it was wrong: in three questions with several images, and in one with one."""
+    path = real / "1" / "eval" / "predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    gained = {"q0", "q1", "q4", "q3"}
+    before = {line["id"] for line in lines if line["correct"]}
+    assert not gained & before and next(line for line in lines if line["id"] == "q3")["format"] == "single_image"
+    write = [json.dumps(line | {"correct": line["correct"] or line["id"] in gained}) for line in lines]
+    path.write_text("\n".join(write) + "\n")
     assert main([str(real), "--against", "0"]) == 0
     found = rows(real)
-    lines = {
-        name: [json.loads(line) for line in (real / name / "eval" / "predictions.jsonl").read_text().splitlines()]
-        for name in ("0", "1")
-    }
-    several = [
-        (one["correct"], other["correct"])
-        for one, other in zip(lines["0"], lines["1"], strict=True)
-        if one["format"] != "single_image"
-    ]
-    assert int(found["1"]["gained"]) == several.count((False, True))
-    assert int(found["1"]["lost"]) == several.count((True, False))
-    assert float(found["1"]["difference low"]) < float(found["1"]["difference high"])
+    assert (found["1"]["gained"], found["1"]["lost"]) == ("3", "0")
+    # two of three sequences, one of two collages, no inset
+    assert float(found["1"]["difference"]) == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
+    assert float(found["1"]["difference low"]) < float(found["1"]["difference"])
     metrics = json.loads((real / "1" / "eval" / "metrics.json").read_text())["accuracy"]["multi_image"]
     assert float(found["1"]["accuracy/multi_image high"]) == pytest.approx(metrics["high"])
     # 2 answered other questions
-    assert found["2"]["gained"] == "" and "run infer.py with the same data" in (real / "report.md").read_text()
+    text = (real / "report.md").read_text()
+    assert found["2"]["gained"] == "" and "runs 0 and 2 answered 9 and 4 questions" in text
     page = (real / "report.html").read_text()
-    assert page.count("<polyline") >= 3 and page.count('<rect class="cell"') == page.count("fill-opacity=")
+    # three runs, and a cell of the map for each
+    assert page.count("<polyline") >= 3 and page.count("fill-opacity=") == 3
+    assert "No command is known that repeats it" in page and "loss.alpha (down), eval.data.path (across)" in page

@@ -147,13 +147,13 @@ def _compare(sweep: Sweep, against: str) -> None:
     key, _, group = sweep.metric.rpartition("/")
     for run in sweep.runs:
         if run is not named and run.finished and named.finished and run.measured and named.measured:
-            folders = {"against": named.folder / EVAL_FOLDER, "run": run.folder / EVAL_FOLDER}
+            folders = {one.name: one.folder / EVAL_FOLDER for one in (named, run)}
             try:
-                questions = compare_runs(folders, "against").groups.get(group)
+                questions = compare_runs(folders, against).groups.get(group)
             except ConfigError as error:
                 sweep.not_compared[run.name] = str(error)
                 continue
-            found = None if questions is None else questions.differences.get(key, {}).get("run")
+            found = None if questions is None else questions.differences.get(key, {}).get(run.name)
             if found is not None:
                 sweep.differences[run.name] = found
     own = next(one for one in sweep.groups if named in one.runs)

@@ -56,8 +56,8 @@ def groups_table(sweep: Sweep) -> Table | None:
 def shown_metrics(sweep: Sweep) -> list[str]:
     """The metric that runs are judged by, the held-out loss, and main numbers of the test sets."""
     told = {name for run in sweep.runs for name in run.values}
-    groups = (MULTI_IMAGE, SINGLE_IMAGE)
-    further = [f"{key}/{group}" for key in ("accuracy", "attention_ratio") for group in groups]
+    # of one image alone the ratio is 1
+    further = [f"accuracy/{MULTI_IMAGE}", f"accuracy/{SINGLE_IMAGE}", f"attention_ratio/{MULTI_IMAGE}"]
     return [sweep.metric, *(name for name in (*further, OBJECTIVE) if name in told and name != sweep.metric)]
 
 
