@@ -85,10 +85,10 @@ def test_error_names_the_question_and_a_second_run_goes_on(
 def test_a_picture_that_goes_before_the_report_costs_its_heat_map(
     folder: Path, answered: Callable[..., dict[str, Any]]
 ) -> None:
-    result = answered("data.on_bad_record=skip", "overlays=9", gone=("2_0.png",), at="_report")
+    result = answered("data.on_bad_record=skip", "overlays=9", gone=("2_0.png",), at="measure")
     assert result["dropped"] == {} and len(lines(folder)) == 7 and (folder / "out" / "report.html").is_file()
 
 
 def test_a_picture_that_goes_before_the_report_is_named(folder: Path, answered: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(LookRightError, match="question q2: cannot read the picture"):
-        answered("overlays=9", gone=("2_0.png",), at="_report")
+        answered("overlays=9", gone=("2_0.png",), at="measure")

@@ -4,9 +4,11 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem, t
 
+from lookright.evaluation.intervals import mean_of_few, student_quantile
 from lookright.evaluation.paired import Change, mcnemar, paired_difference
 
 Z = 1.959963984540054
@@ -94,3 +96,22 @@ def test_the_interval_covers_the_truth_19_times_in_20() -> None:
     # three standard errors of a share of 0.95 of 800
     assert abs(hits / 800 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 800)
     assert by_question / 800 < 0.85
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [52.0, 50.0, 54.0], [0.1, 0.1, 0.1], list(range(30)), list(range(102))])
+def test_mean_of_few_is_scipys_t_interval(values: list[float]) -> None:
+    found = mean_of_few(values)
+    wanted = t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=sem(values)) if len(set(values)) > 1 else None
+    assert (found.low, found.high) == pytest.approx(wanted or (values[0], values[0]), rel=1e-12)
+    assert (found.value, found.count) == (pytest.approx(np.mean(values)), len(values))
+
+
+def test_a_single_observation_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="1 observations have no interval"):
+        mean_of_few([3.0])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 100, 1001])
+@pytest.mark.parametrize("inside", [0.5, 0.95, 0.999])
+def test_students_quantile_is_scipys(freedom: int, inside: float) -> None:
+    assert student_quantile(freedom, inside) == pytest.approx(t.ppf((1 + inside) / 2, freedom), rel=1e-10)

@@ -23,6 +23,9 @@ MADE = (
     *(f"sweep/{num}/adapter/adapter_model.safetensors" for num in range(4)),
     "sweep/launch/1/0.log",
     "sweep/launch/1/job.sh",
+    *(f"sweep/{num}/eval/metrics.json" for num in range(4)),
+    "sweep/report.csv",
+    "sweep/report.html",
     *(f"answers/{num}/metrics.json" for num in range(4)),
     "answers/0/report.html",
     "ranks/0/summary.json",
@@ -38,7 +41,7 @@ def test_the_page(slurm: Cluster, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     for name in ("generate.py", "train.py", "infer.py"):
         os.symlink(ROOT / name, tmp_path / name)
-    assert len(COMMANDS) == 8 and len(FILES) == 1
+    assert len(COMMANDS) == 9 and len(FILES) == 1
     for line in COMMANDS:
         words = shlex.split(line)
         assert words[0] == "python"

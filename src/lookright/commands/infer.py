@@ -1,8 +1,6 @@
 """`infer.py` from a composed config to predictions, metrics and a report."""
 
-import json
 import re
-from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,28 +13,19 @@ from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
-from lookright.common.jsonl import AppendOnly
+from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
-from lookright.common.streams import progress
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
-from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.made_by import describe_data, made_by
 from lookright.config.runs import run_model
-from lookright.errors import ConfigError, LookRightError, RecordError
-from lookright.evaluation.metric import Metrics
-from lookright.evaluation.predictions import build_metrics, prediction_line, read_predictions
+from lookright.errors import ConfigError
+from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
-from lookright.records.pictures import Pictures
-from lookright.reports.compared_examples import shown_answer
-from lookright.reports.examples import Example
-from lookright.reports.inference import write_inference
-from lookright.reports.sampling import StratifiedSample
-from lookright.types import Prompt
 
-ANSWERS_FILE = "predictions.jsonl"
 KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed", "metrics")
 """What the predictions of a folder depend on."""
 
@@ -69,11 +58,11 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         ratio_rows=config.ratio_rows,
         unreadable=parts.questions.leave_out,
     )
-    _predict(answerer, parts.questions, parts.metrics, folder)
+    predict(answerer, parts.questions, parts.metrics, folder)
     record = made_by(config, "infer.py", describe_data(config.data))
     record.write(folder)
-    result = _report(answerer, parts, folder, record)
-    print(_headline(parts.metrics, result))
+    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record)
+    print(headline(parts.metrics, result))
     print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
     return result
 
@@ -108,19 +97,6 @@ class _Parts:
         with problems:
             check_rows(config.ratio_rows)
         problems.finish()
-
-
-def _headline(metrics: Metrics, result: dict[str, Any]) -> str:
-    """The first metric that has a column, for the console."""
-    if not metrics.columns:
-        return "nothing is told"
-    column = metrics.columns[0]
-    parts = [
-        f"{name} {entry['value']:.{column.digits}f} {column.unit} [{entry['low']:.{column.digits}f}, "
-        f"{entry['high']:.{column.digits}f}] of {entry['num_questions']}".replace("  ", " ")
-        for name, entry in result[column.key].items()
-    ]
-    return f"{column.chart.lower() or column.key}: {', '.join(parts)}" if parts else "nothing is told"
 
 
 def with_run(config: DictConfig) -> DictConfig:
@@ -162,42 +138,6 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
         return folder
     OmegaConf.save(config, path, resolve=True)
     return folder
-
-
-def _predict(answerer: Answerer, questions: Questions, metrics: Metrics, folder: Path) -> None:
-    with AppendOnly(folder / "predictions.jsonl") as written:
-        for pictures, prompts in questions.groups():
-            done = sum(prompt.id in written.done for prompt in prompts)
-            answers = answerer.answer(prompts, pictures, written.done)
-            for item in progress(answers, len(prompts), "answer", done):
-                written.add(prediction_line(item, metrics))
-
-
-def _report(answerer: Answerer, parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
-    """metrics.json and the page."""
-    questions, metrics = parts.questions, parts.metrics
-    lines = read_predictions(folder)
-    drawn: StratifiedSample[tuple[Pictures, Prompt]] = StratifiedSample(parts.num_examples)
-    for pictures, prompts in questions.groups():
-        for prompt in prompts:
-            line = lines.get(prompt.id)
-            if line is None:
-                raise LookRightError(f"question {prompt.id} has no prediction; run again with the same output")
-            metrics.add(line)
-            drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
-    result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
-    (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    examples = []
-    for pictures, prompt in drawn.take():
-        line = lines[prompt.id]
-        try:
-            answers = {"Model": shown_answer(answerer, prompt, line, pictures)}
-        except RecordError as error:
-            questions.tell(prompt, error)
-            continue
-        examples.append(Example(prompt=prompt, pictures=pictures, answers=answers, even_ratio=line["even_ratio"]))
-    write_inference(folder / "report.html", result, metrics, examples=examples, made_by=record)
-    return result
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="infer")

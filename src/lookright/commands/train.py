@@ -20,6 +20,8 @@ from peft import PeftModel
 
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.loading import torch_dtype
+from lookright.commands.evaluating import infer_config, objective_of
+from lookright.commands.measuring import METRICS_FILE as MEASURED_FILE
 from lookright.commands.run_folder import (
     REPORT_FILE,
     SUMMARY_FILE,
@@ -77,6 +79,8 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
     check_monitors(parts)
     check_formats(parts)
+    if parts.evaluation is not None:
+        parts.evaluation.prepare(parts.backbone)
 
     # build: the trainer, then policy and reference with their weights
     trainer = _trainer(parts)
@@ -107,11 +111,27 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
         pair = whole_pair(parts, module.pair, newest_whole(folder))
         summary["saved"] = _take_best(pair, *best.values()) if config.save == "best" else "last"
         summary["weights"] = _save(pair, folder)
+        if parts.evaluation is None:
+            summary["objective"] = objective_of(None, summary)
         write_summary(folder, summary)
         if trained:
             write_page(config, summary, SCRIPT, SHOWN_GROUPS, _held_out_pairs(module, parts))
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
+        if parts.evaluation is not None:
+            summary |= _evaluate(parts, pair, summary, anew=bool(trained))
+            write_summary(folder, summary)
     return summary
+
+
+def _evaluate(parts: TrainParts, pair: ModelPair, summary: dict[str, Any], anew: bool) -> dict[str, Any]:
+    """What the test sets say of the policy, for `summary.json`; the other ranks have ended, or wait for this one."""
+    assert parts.evaluation is not None and parts.data.trainer is not None
+    device = parts.data.trainer.strategy.root_device
+    config = infer_config(parts.config, summary["weights"], device)
+    result = parts.evaluation.run(parts.backbone, pair.policy, device, config, Path(config.output), anew)
+    rank_zero_info(f"wrote {Path(config.output) / MEASURED_FILE} and {Path(config.output) / REPORT_FILE}")
+    told = {"eval": parts.evaluation.main_numbers(result)}
+    return told | {"objective": objective_of(parts.evaluation, told)}
 
 
 def _trainer(parts: TrainParts) -> Trainer:
@@ -220,9 +240,9 @@ def _refuse_sweep(trainer: Trainer) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
-def job(config: DictConfig) -> None:
-    """Run one job."""
-    train(config)
+def job(config: DictConfig) -> float | None:
+    """Run one job; returns what a sweeper optimises, None where nothing was measured."""
+    return train(config).get("objective", {}).get("value")
 
 
 def main() -> None:

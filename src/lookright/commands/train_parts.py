@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from lookright.attention.band import layer_band
 from lookright.backbones.base import Backbone
+from lookright.commands.evaluating import Evaluation
 from lookright.config.check import Problems, nearest_of
 from lookright.config.references import origin
 from lookright.errors import ConfigError
@@ -42,6 +43,7 @@ class TrainParts:
     tuning: LoraTuning | FullTuning
     optimization: Optimization
     callbacks: dict[str, Callback]
+    evaluation: Evaluation | None = None
 
     @property
     def idle_parameters(self) -> bool:
@@ -73,6 +75,10 @@ def check_parts(config: DictConfig) -> TrainParts:
             raise ConfigError("the loss compares with a reference; set reference=adapter_off, or loss.alpha=0")
     optimization = _optimization(problems)
     callbacks = _callbacks(problems)
+    evaluation: Evaluation | None = problems.build("eval", "all")
+    with problems:
+        if evaluation is not None and backbone is not None:
+            evaluation.check(backbone)
     problems.finish()
     assert optimization is not None
     parts = TrainParts(
@@ -84,6 +90,7 @@ def check_parts(config: DictConfig) -> TrainParts:
         tuning=tuning,
         optimization=optimization,
         callbacks=callbacks,
+        evaluation=evaluation,
     )
     for name, read in loss.attention_reads.items():
         layer_band(backbone.num_layers, read.layers, key=origin(config, f"loss.terms.{name}.term.layers"))

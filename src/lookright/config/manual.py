@@ -190,13 +190,19 @@ def _option(group: str, file: ConfigFile) -> Iterator[str]:
         words.append(f"Chooses {chosen}.")
     for name, (option, comment) in () if file.is_global else file.choices.items():
         default = f", default {_code(option)}" if option else ""
-        words.append(f"Group `{group}/{name}`{default}{f': {comment}' if comment else ''}.")
+        words.append(f"Group `{_group_below(group, name)}`{default}{f': {comment}' if comment else ''}.")
     if words:
         yield " ".join(words)
     prefix = "" if file.is_global else f"{group.replace('/', '.')}."
     keys = [key for key in file.keys if key.path != "_target_"]
     if keys:
         yield _table([replace(key, path=f"{prefix}{key.path}") for key in keys])
+
+
+def _group_below(group: str, name: str) -> str:
+    """How a group of a file's own defaults list is chosen; one that is another's, `name@key`, by where it is put."""
+    other, at, key = name.partition("@")
+    return f"{other}@{group.replace('/', '.')}.{key}" if at else f"{group}/{name}"
 
 
 def _experiments(paths: list[Path]) -> Iterator[str]:

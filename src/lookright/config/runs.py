@@ -6,6 +6,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.errors import ConfigError
 
+EVAL_FOLDER = "eval"
+"""Below a run's folder: what `infer.py run=` would have written."""
+OBJECTIVE = "val/loss"
+"""What a sweeper is told of a run without test sets."""
+
 
 def run_model(run: str | Path) -> tuple[DictConfig, str | None]:
     """The backbone's config of a finished run, and its adapter folder, None where the model itself was tuned.

@@ -67,6 +67,7 @@ class TrainConfig:
     trainer: Any = MISSING
     logger: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
+    eval: Any = None
     save: str = "last"
     seed: int = 0
     output: str | None = None

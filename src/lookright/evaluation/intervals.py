@@ -51,6 +51,47 @@ def mean_of_proportions(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(value=mean, low=mean - down, high=mean + up, count=sum(part.count for part in parts))
 
 
+def mean_of_few(values: Sequence[float]) -> Estimate:
+    """Mean of independent observations, such as runs of several seeds, with Student's interval: mean +- t s / sqrt(n).
+
+    Source: Student, Biometrika 6, 1908. Raises ValueError for fewer than two, which tell nothing of their spread.
+    """
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"{count} observations have no interval")
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    half = student_quantile(count - 1) * math.sqrt(variance / count)
+    return Estimate(value=mean, low=mean - half, high=mean + half, count=count)
+
+
+def student_quantile(freedom: int, inside: float = 0.95) -> float:
+    """The t > 0 that leaves the share `inside` of Student's distribution in [-t, t]; `freedom` >= 1, whole.
+
+    Solved by halving an interval of the angle atan(t / sqrt(freedom)), in which the share is a finite sum.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _student_share(middle, freedom) < inside else (low, middle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _student_share(angle: float, freedom: int) -> float:
+    """Share of Student's distribution in [-t, t], t = sqrt(freedom) tan(angle).
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
+    """
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    # powers of the cosine up to freedom - 2
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
+    share = math.sin(angle) * total
+    return 2 / math.pi * (angle + share) if odd else share
+
+
 @dataclass(slots=True)
 class RunningMean:
     """Mean and variance of a stream, in constant memory. Source: B. P. Welford, Technometrics 4, 1962."""

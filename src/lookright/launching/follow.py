@@ -43,10 +43,10 @@ class View:
 
 
 class Watch:
-    """Looks at the jobs of a launch; `gone` counts how often a job was looked for in vain."""
+    """Looks at the jobs of a launch; one that was looked for `patience` times in vain counts as lost."""
 
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
+    def __init__(self, launch: Launch, patience: int = PATIENCE) -> None:
+        self.launch, self.patience = launch, patience
         self.ids = launch.slurm_ids()
         self._gone: Counter[int] = Counter()
 
@@ -67,7 +67,7 @@ class Watch:
         if live is not None:
             return live
         self._gone[num] += 1
-        if self._gone[num] < PATIENCE:
+        if self._gone[num] < self.patience:
             return View(WAITING if status is None else status.state, why)
         return View(FAILED, why)
 

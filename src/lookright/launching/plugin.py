@@ -4,6 +4,7 @@
 only a launch needs is imported then.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.launching import slurm
 from lookright.launching.follow import follow
-from lookright.launching.jobs import EXIT_STOPPED, Launch, new_folder
+from lookright.launching.jobs import EXIT_STOPPED, Job, Launch, new_folder
 
 
 class JobsLauncher(Launcher):
@@ -39,11 +40,14 @@ class JobsLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run the jobs. Raises ConfigError before any, and JobsFailed naming every failure after all."""
+        """Run the jobs; returns their objectives.
+
+        Raises ConfigError before any, and JobsFailed naming every failure after all.
+        """
         setup_globals()
         launch = self._prepare(job_overrides, initial_job_idx)
         self.run(launch)
-        return [_done(job.overrides) for job in launch.jobs]
+        return [_done(job) for job in launch.jobs]
 
     @abstractmethod
     def offers_gpus(self) -> bool:
@@ -200,8 +204,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _done(overrides: list[str]) -> JobReturn:
-    """What a sweeper is told of a job: jobs write their results, and return none."""
-    result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-    result.return_value = None
+def _done(job: Job) -> JobReturn:
+    """What a sweeper is told of a job: the objective that it wrote to `summary.json`, None where it has none."""
+    result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    path = Path(job.folder) / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    result.return_value = summary.get("objective", {}).get("value")
     return result

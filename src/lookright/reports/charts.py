@@ -125,6 +125,26 @@ def curves(title: str, lines: Sequence[Curve], last: float = 0.0, x_label: str =
     return Drawing(title=title, label=f"{title} over {x_label}s", height=height, marks=marks)
 
 
+def grid(title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]]) -> Drawing:
+    """A cell for each row and column, the fuller the larger its value; None is an empty one."""
+    left, top, bottom, tall = 84, 8, 24, 34
+    wide, height = (WIDTH - left - 8) / len(columns), top + bottom + tall * len(rows)
+    known = [value for line in values for value in line if value is not None]
+    shade = Scale(min(known, default=0.0), max(known, default=0.0), 0.08, 0.7)
+    marks = [_text(name, left + wide * (place + 0.5), height - 8, "middle") for place, name in enumerate(columns)]
+    for number, (name, line) in enumerate(zip(rows, values, strict=True)):
+        y = top + tall * number
+        marks.append(_text(name, left - 8, y + tall / 2 + 4, "end"))
+        for place, value in enumerate(line):
+            x, size = left + wide * place, {"width": wide - 2, "height": tall - 2}
+            if value is not None:
+                told = f"{name}, {columns[place]}: {value:.6g}"
+                marks.append(_mark("rect", told, x=x, y=y, **size, fill_opacity=shade.at(value), class_="cell"))
+            shown = "-" if value is None else f"{value:.4g}"
+            marks.append(_text(shown, x + wide / 2, y + tall / 2 + 4, "middle", "strong"))
+    return Drawing(title=title, label=f"{title}, as a table of colours", height=height, marks=marks)
+
+
 @dataclass(slots=True, frozen=True)
 class Scale:
     """From values in [`low`, `high`] to drawing units in [`start`, `stop`]; of equal ends all lies in the middle."""

@@ -83,15 +83,13 @@ def write_training(path: Path, metrics_file: Path, summary: Mapping[str, Any], *
 
 
 def read_columns(path: Path) -> Columns:
-    """Every metric of a metrics.csv; what is empty or not a number is left out."""
+    """Every metric of a metrics.csv; what is empty or not a number is left out, and a row that is being written."""
     columns: Columns = {}
-    if not path.is_file():
-        return columns
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if name.startswith(("train/", "val/")) and text and math.isfinite(value := float(text)):
-                    columns.setdefault(name, []).append((float(row["step"]), value))
+    text = path.read_text() if path.is_file() else ""
+    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+        for name, shown in row.items():
+            if name.startswith(("train/", "val/")) and shown and math.isfinite(value := float(shown)):
+                columns.setdefault(name, []).append((float(row["step"]), value))
     return columns
 
 
