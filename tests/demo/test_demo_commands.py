@@ -55,7 +55,8 @@ def test_controls_differ_from_the_recipe_in_one_thing(composed: Callable[..., Di
     for tuning, config in zip(commands.CONTROLS, others, strict=True):
         weights = (config.loss.alpha == 0, config.loss.gamma == 0, config.loss.attention.weight == 0)
         found[tuning.name] = (weights, config.data.path == recipe.data.path)
-        assert config.optimization == recipe.optimization and config.trainer == recipe.trainer
+        assert config.optimizer == recipe.optimizer and config.schedule == recipe.schedule
+        assert config.trainer == recipe.trainer
     assert found == {
         "sft": ((True, False, True), True),
         "no_attention": ((False, False, True), True),
