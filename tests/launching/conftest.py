@@ -30,10 +30,10 @@ def main():
             sys.exit(2)
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "waits":
+    if how == "waits" or (how == "waits_once" and "LOOKRIGHT_GO_ON" not in os.environ):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(sys.argv[2])))
-        Path(sys.argv[3]).touch()
-        time.sleep(60)
+        Path(sys.argv[3] + os.environ.get("SLURM_PROCID", "")).touch()
+        time.sleep(600)
     if how == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         Path(sys.argv[3]).touch()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo")
+_NOWHERE = subprocess.DEVNULL
 WAIT = 30
 """Seconds in which the daemons answer."""
 CONFIG = """ClusterName=lookright
@@ -101,6 +102,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         _answer(running)
         yield running
     finally:
+        _end_jobs(running)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in reversed(daemons):
@@ -109,6 +111,18 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+
+def _end_jobs(running: Cluster) -> None:
+    """End what still runs: a job outlives its daemons."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        for how in ([], ["--full", "--signal=KILL"]):
+            subprocess.run(["scancel", *how, "--user=root"], env=running.environment, stderr=_NOWHERE)
+        left = subprocess.run(["squeue", "--noheader"], env=running.environment, capture_output=True, timeout=WAIT)
+        if not left.stdout.strip():
+            return
+        time.sleep(0.5)
 
 
 def _environment(config: Path) -> dict[str, str]:

@@ -100,7 +100,7 @@ def test_over_its_limit(
     tmp_path: Path,
     assert_unbroken: Callable[[Path], None],
 ) -> None:
-    limit = ["hydra.launcher.time=3", "hydra.launcher.signal_ahead=60"]
+    limit = ["hydra.launcher.time=4", "hydra.launcher.signal_ahead=60"]
     process = command("train", *mine(slow), *on_slurm, *slow_run, *limit, "output=sweep", **environment_of(slow))
     job = Stopped(process, tmp_path / "sweep")
     job.assert_went_on(assert_unbroken)
