@@ -85,7 +85,8 @@ def _grid(sweep: Sweep, down: str, across: str) -> Drawing:
     cells: dict[tuple[str, str], list[float]] = {}
     for run in sweep.runs:
         value = sweep.value(run)
-        own = cells.setdefault(tuple(shown_setting(sweep.setting(run, key)) for key in (down, across)), [])
+        place = shown_setting(sweep.setting(run, down)), shown_setting(sweep.setting(run, across))
+        own = cells.setdefault(place, [])
         own += [value] if run.finished and value is not None else []
     rows, columns = (sorted({place[side] for place in cells}, key=natural) for side in (0, 1))
     means = [[_mean(cells.get((row, column), [])) for column in columns] for row in rows]
