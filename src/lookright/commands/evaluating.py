@@ -51,7 +51,7 @@ class Evaluation:
         self.questions, self.decoder = data, decode
         self.metrics = Metrics(parts={name: one for name, one in metrics.items() if one is not None})
         if not self.metrics.parts:
-            raise ConfigError("eval.metrics is empty; set metrics@eval.metrics=default")
+            raise ParameterError("metrics", " is empty; leave one metric or more")
         self.batch_size, self.ratio_layer, self.ratio_rows = batch_size, ratio_layer, ratio_rows
         self.overlays = overlays
         self._objective = objective

@@ -64,7 +64,7 @@ def best_text(sweep: Sweep, best: Run) -> str:
     told = f"{best.name}{f' ({settings})' if settings else ''}: {sweep.metric} {short(_known(sweep, best))}"
     chosen = f"the {'lowest' if sweep.lower_is_better else 'highest'} of {count} finished runs"
     typed = (
-        "" if best.command else f" No command is known that repeats it; all its keys are in {best.folder}/config.yaml."
+        "" if best.command else f" No command is known that repeats it; all its keys are in {best.name}/config.yaml."
     )
     by_chance = "As the best of several it is too good by chance: measure it on questions of its own."
     return f"{told}, {chosen}. {by_chance}{typed}"
