@@ -16,6 +16,11 @@ import time
 from pathlib import Path
 
 how = sys.argv[1]
+if how == "rank_1_refuses":
+    how = "refused" if os.environ["SLURM_PROCID"] == "1" else "waits"
+    # the other is at work by then
+    while how == "refused" and not Path(sys.argv[3] + "0").exists():
+        time.sleep(0.1)
 print("here:", *sys.argv[1:], "GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"))
 print("before", os.environ.get("LOOKRIGHT_GO_ON"), flush=True)
 

@@ -93,6 +93,19 @@ def test_the_first_error_of_several_ranks_is_told(launch: Make) -> None:
     assert Supervisor(made, 0)._word(1) == ("rank 1: no such file", "")
 
 
+def test_ranks_that_were_stopped_for_a_failed_one_are_no_stop(
+    launch: Make, programs: dict[str, str], tmp_path: Path
+) -> None:
+    """srun says 143 of them all."""
+    srun = tmp_path / "bin" / "srun"
+    record = '{"error": "no such file", "details": "", "rank": 1, "time": 1}'
+    srun.write_text(f"#!/bin/sh\necho '{record}' > {tmp_path}/sweep/launch/1/0.rank1.error\nexit 143\n")
+    srun.chmod(0o755)
+    made = launch(["ok"], resources=Resources(tasks_per_node=2))
+    assert start(made, **programs).wait(60) == 1
+    assert (status(made).state, status(made).error) == ("failed", "rank 1: no such file")
+
+
 @pytest.mark.parametrize("code", ["143", "0"])
 def test_a_time_limit_queues_the_job_again(code: str, launch: Make, programs: dict[str, str], tmp_path: Path) -> None:
     """Whether the command leaves with 143 or, as Lightning's exit on SIGTERM, with 0."""

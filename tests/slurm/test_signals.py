@@ -99,3 +99,13 @@ def test_a_failure_is_one_for_slurm_too(launch: Make, slurm: Cluster) -> None:  
     assert [slurm.state(ids[num]) for num in range(3)] == ["FAILED", "FAILED", "COMPLETED"]
     errors = [status.error for num in range(3) if (status := made.status(num))]
     assert errors == ["data.path=x: no such file", "killed by SIGKILL, as by the kernel where memory is short", None]
+
+
+def test_a_rank_that_fails_ends_all(launch: Make, slurm: Cluster, tmp_path: Path) -> None:  # noqa: F811
+    """One rank refuses while the other waits: the job is over at once, with that rank's error."""
+    made = launch(["rank_1_refuses", "143", str(tmp_path / "begun")], resources=Resources(tasks_per_node=2))
+    job = submit(SlurmOptions(**ONE_CPU), made)[0]
+    until(lambda: slurm.state(job) == "FAILED", "the end")
+    status = made.status(0)
+    assert status is not None and (status.state, status.error) == ("failed", "rank 1: data.path=x: no such file")
+    assert not (tmp_path / "begun1").exists() and (tmp_path / "begun0").exists()

@@ -54,6 +54,9 @@ class Supervisor:
         again = "" if before is None else f", start {starts}"
         _say(f"job {self.job.num} on {status.where}{again}: {' '.join(self.job.overrides)}")
         code = self._wait(self._start(before is not None))
+        if code == EXIT_STOPPED and not (self.stopped or self.limit) and self._records():
+            # srun stopped the other ranks because of one that failed, and gives the highest exit code
+            code = 1
         status = replace(status, exit_code=code) if code else replace(status, state=FINISHED, exit_code=0)
         if code:
             status = self._queued(status) if code == EXIT_STOPPED else self._failed(status)
