@@ -43,16 +43,20 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """A worker of a loader lives on for seconds when its parent was killed."""
-    read, write = os.pipe()
+    """A worker of a loader lives on for seconds when its parent was killed, and with it what it holds open."""
     with locked(tmp_path):
+        held = (tmp_path / LOCK_FILE).stat()
         pid = os.fork()
         if pid == 0:
-            os.read(read, 1)
-            os._exit(0)
-    with locked(tmp_path):
-        os.write(write, b"x")
-    os.waitpid(pid, 0)
+            os._exit(sum(os.path.samestat(held, os.stat(f"/proc/self/fd/{name}")) for name in _open_files()))
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert any(os.path.samestat(held, os.stat(f"/proc/self/fd/{name}")) for name in _open_files())
+
+
+def _open_files() -> list[str]:
+    """Descriptors of this process that are still there when asked."""
+    return [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
 
 
 def test_a_file_removed_while_one_waits_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
