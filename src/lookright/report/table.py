@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 from typing import Any
 
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
@@ -12,6 +13,9 @@ from lookright.evaluation.intervals import Estimate
 from lookright.report.runs import Run, Setting
 from lookright.report.sweep import Group, Sweep
 from lookright.reports.cells import Cell, Table, p_text
+
+LONGEST_DETAIL = 160
+"""Characters of an error in the table for people; the csv has its whole first line."""
 
 
 def csv_text(sweep: Sweep) -> str:
@@ -112,7 +116,7 @@ def _cells(sweep: Sweep, run: Run, names: Sequence[str]) -> Iterator[Cell | str]
     yield str(run.summary["steps"]) if "steps" in run.summary else "-" if steps is None else f"{steps:.0f}"
     if sweep.against is not None:
         yield _difference(sweep, run)
-    yield run.detail
+    yield shorten(run.detail, LONGEST_DETAIL, placeholder=" ...")
 
 
 def _difference(sweep: Sweep, run: Run) -> Cell:
