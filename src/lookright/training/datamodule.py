@@ -133,7 +133,8 @@ class PreferenceData(LightningDataModule):
         """Shuffled by seed and epoch; in file order with `trainer.overfit_batches`."""
         sampler = self._dealt(self.train_sampler)
         # Lightning turns off the shuffling of torch's own samplers alone, and every epoch would overfit another batch
-        sampler.shuffle = self.trainer is None or not self.trainer.overfit_batches
+        if self.trainer is not None and self.trainer.overfit_batches:
+            sampler.shuffle = False
         return self._loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
