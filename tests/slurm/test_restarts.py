@@ -1,5 +1,6 @@
 """Jobs that are stopped in the middle: requeued, over their limit, preempted, cancelled. Those that go on end alike."""
 
+import csv
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -119,8 +120,8 @@ def test_two_ranks_at_their_limit(
     log = job.launch.log(0).read_text()
     assert code == 0, output + log
     assert "start 2" in log and "MEMBER: 2/2" in log and "Restored all states" in log
-    steps = [int(line.split(",")[0]) for line in (job.folder / "metrics.csv").read_text().splitlines()[1:]]
-    assert len(steps) == len(set(steps)) == STEPS
+    with (job.folder / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(STEPS))
 
 
 def test_a_job_that_is_preempted(
