@@ -108,7 +108,7 @@ class RunCheckpoints(Checkpoint):
         path = self.folder / f"step={step}.ckpt"
         # what a run went on from is there already
         if step != self._saved_step or not trainer.strategy.broadcast(path.exists()):
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         self._saved_step, self._saved_at = step, time.monotonic()
         if trainer.is_global_zero:
             for old in steps_in(self.folder)[KEPT:]:
