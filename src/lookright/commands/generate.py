@@ -8,11 +8,11 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import Answerer, answers_of, several_line
 from lookright.backbones.loading import load_policy
+from lookright.commands.cli import start
 from lookright.commands.generate_parts import GenerationParts
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.stopping import stoppable
@@ -20,8 +20,7 @@ from lookright.common.streams import in_threads, progress
 from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
-from lookright.config.entry import launch, with_output
-from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.entry import with_output
 from lookright.config.made_by import described_values, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
@@ -258,16 +257,10 @@ def _tell(summary: dict[str, Any], workspace: Workspace) -> None:
     print(f"{counts}{reasons}; wrote {workspace.final(name)}")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="generate")
 def job(config: DictConfig) -> None:
     """Run one job."""
     generate(config)
 
 
-def main() -> None:
-    """Make preference pairs as the command line says: `generate.py`, or `lookright-generate` where installed."""
-    launch(job, "generate")
-
-
 if __name__ == "__main__":
-    main()
+    start("generate", job)

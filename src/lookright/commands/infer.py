@@ -5,7 +5,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,12 +12,12 @@ from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.commands.cli import start
 from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
-from lookright.config.entry import given_overrides, launch, with_output
-from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.entry import given_overrides, with_output
 from lookright.config.made_by import describe_data, made_by
 from lookright.config.runs import run_model
 from lookright.errors import ConfigError
@@ -140,16 +139,10 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     return folder
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="infer")
 def job(config: DictConfig) -> None:
     """Run one job."""
     infer(config)
 
 
-def main() -> None:
-    """Answer a test set as the command line says: `infer.py`, or `lookright-infer` where installed."""
-    launch(job, "infer")
-
-
 if __name__ == "__main__":
-    main()
+    start("infer", job)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +19,7 @@ from peft import PeftModel
 
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.loading import torch_dtype
+from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of
 from lookright.commands.measuring import METRICS_FILE as MEASURED_FILE
 from lookright.commands.run_folder import (
@@ -37,8 +37,6 @@ from lookright.commands.run_folder import (
 from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
-from lookright.config.entry import launch
-from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError
 from lookright.reference.base import ModelPair
 from lookright.reports.training import HeldOutPair
@@ -239,16 +237,10 @@ def _refuse_sweep(trainer: Trainer) -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
 def job(config: DictConfig) -> float | None:
     """Run one job; returns what a sweeper optimises, None where nothing was measured."""
     return train(config).get("objective", {}).get("value")
 
 
-def main() -> None:
-    """Train as the command line says: `train.py`, or `lookright-train` where installed."""
-    launch(job, "train")
-
-
 if __name__ == "__main__":
-    main()
+    start("train", job)

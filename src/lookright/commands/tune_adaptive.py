@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.commands.cli import start
 from lookright.commands.infer import open_output, with_run
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.locks import locked
@@ -21,8 +21,7 @@ from lookright.common.stopping import stoppable
 from lookright.common.streams import batches, progress
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
-from lookright.config.entry import launch, with_output
-from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.entry import with_output
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
@@ -220,16 +219,10 @@ def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: 
     write_atomically(path, [comment, OmegaConf.to_yaml(OmegaConf.create(options))])
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="tune_adaptive")
 def job(config: DictConfig) -> None:
     """Run one job."""
     tune_adaptive(config)
 
 
-def main() -> None:
-    """Choose as the command line says: `tune_adaptive.py`, or `lookright-tune-adaptive` where installed."""
-    launch(job, "tune_adaptive")
-
-
 if __name__ == "__main__":
-    main()
+    start("tune_adaptive", job)

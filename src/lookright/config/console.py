@@ -3,8 +3,6 @@
 import logging
 import warnings
 
-from transformers.utils import logging as transformers_logging
-
 WARNINGS = (
     # frozen parts are kept in evaluation mode on purpose
     r"Found \d+ module\(s\) in eval mode at the start of training",
@@ -25,7 +23,6 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_worth_telling)
-    transformers_logging.disable_progress_bar()
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
