@@ -37,7 +37,8 @@ def attention_shares(answerer: Answerer, answers: Sequence[ScoredAnswer], pictur
     """
     backbone, model = answerer.backbone, bare_model(answerer.policy)
     examples = [_example(answerer, one, pictures) for one in answers]
-    coverages = [_coverages(answerer, one.prompt, example, pictures) for one, example in zip(answers, examples, strict=True)]
+    asked = zip(answers, examples, strict=True)
+    coverages = [_coverages(answerer, one.prompt, example, pictures) for one, example in asked]
     device = next(model.parameters()).device
     batch = move(pack(examples), device)
     # one column an image, the union of all images of the prompt last: float[T, C + 1]
