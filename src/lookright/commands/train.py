@@ -3,6 +3,8 @@
 import json
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,10 @@ from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.inputs import PICTURES
+from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError
+from lookright.records.used import used_pictures
 from lookright.reference.base import ModelPair
 from lookright.reports.training import HeldOutPair
 from lookright.training.callbacks import best_checkpoints
@@ -87,7 +92,7 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
     num_steps = _count_steps(parts, trainer)
     if parts.settings.plan:
         return print_plan(config, parts.backbone, data, num_steps)
-    checkpoint = open_folder(config, trainer)
+    checkpoint = open_folder(config, trainer, lambda: _record(parts))
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = _module(parts, num_steps)
@@ -115,12 +120,23 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
             summary["objective"] = objective_of(None, summary)
         write_summary(folder, summary)
         if trained:
-            write_page(config, summary, SCRIPT, SHOWN_GROUPS, _held_out_pairs(module, parts))
+            write_page(config, summary, SHOWN_GROUPS, _held_out_pairs(module, parts))
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
         if parts.evaluation is not None:
             summary |= _evaluate(parts, pair, summary, anew=bool(trained))
             write_summary(folder, summary)
     return summary
+
+
+def _record(parts: TrainParts) -> MadeBy:
+    """What makes the run, for its folder, with the pictures that it takes; records are read."""
+    config, data = parts.config, parts.data
+    record = made_by(config, SCRIPT, describe_data(config.data))
+    pictures = {f"data.{PICTURES}": used_pictures(record.data, chain(data.train_set.pairs, data.val_set.pairs))}
+    if parts.evaluation is not None:
+        asked = parts.evaluation.questions
+        pictures[f"eval.data.{PICTURES}"] = used_pictures(describe_data(config.eval.data), asked.places())
+    return replace(record, inputs=record.inputs | pictures)
 
 
 def _evaluate(parts: TrainParts, pair: ModelPair, summary: dict[str, Any], anew: bool) -> dict[str, Any]:
