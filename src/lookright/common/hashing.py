@@ -2,9 +2,13 @@
 
 import hashlib
 import os
-from functools import lru_cache
+import re
+from contextlib import suppress
 from pathlib import Path
 
+from lookright.common.cache import cache_folder
+
+_KEPT = re.compile(r"[0-9a-f]{32}")
 NUM_PIECES, PIECE = 64, 2**18
 """How a large file is read that is not read whole: so many pieces of so many bytes."""
 
@@ -24,17 +28,32 @@ def hash_file(path: Path, *, whole: bool = True) -> str:
     """SHA-256 over every byte of a file, 32 hexadecimal digits: the first half of what `sha256sum` says.
 
     With `whole=False` a file of more than NUM_PIECES * PIECE bytes counts by its size and as many pieces, evenly
-    spread, the first and the last bytes among them. A file that has not changed is read once a process. Raises OSError.
+    spread, the first and the last bytes among them. A large file is read once as long as its path, size and time of
+    change (ns) stay: the hash is kept in the cache folder. Raises OSError.
     """
     found = path.stat()
-    return _hash_file(os.path.realpath(path), found.st_size, found.st_mtime_ns, whole)
+    if found.st_size <= NUM_PIECES * PIECE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    key = hash_text(f"{os.path.realpath(path)}\0{found.st_size} {found.st_mtime_ns} {whole}")
+    cache = cache_folder()
+    kept = None if cache is None else cache / "hashes" / key
+    with suppress(OSError):
+        if kept is not None and _KEPT.fullmatch(text := kept.read_text()):
+            return text
+    digest = _hash_large(path, found.st_size, whole=whole)
+    # no defect of the cache is ever an error; renamed, so that nobody reads half of it
+    with suppress(OSError):
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_name(f"{key}.{os.getpid()}")
+            temporary.write_text(digest)
+            temporary.replace(kept)
+    return digest
 
 
-@lru_cache(maxsize=4096)
-def _hash_file(path: str, size: int, changed: int, whole: bool) -> str:
-    del changed  # of the key alone
-    with open(path, "rb") as file:
-        if whole or size <= NUM_PIECES * PIECE:
+def _hash_large(path: Path, size: int, *, whole: bool) -> str:
+    with path.open("rb") as file:
+        if whole:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
         digest = hashlib.sha256(f"{size} bytes in pieces".encode())
         for number in range(NUM_PIECES):
