@@ -22,7 +22,7 @@ from lookright.config.entry import given_overrides, launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.inputs import PICTURES
 from lookright.config.made_by import MadeBy, describe_data, made_by
-from lookright.config.runs import run_model
+from lookright.config.runs import CONFIG_FILE, read_config, run_model
 from lookright.errors import ConfigError
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
@@ -132,14 +132,14 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    path = folder / "config.yaml"
+    path = folder / CONFIG_FILE
     if path.is_file() and (folder / answers_file).is_file():
         weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
         if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
             raise ConfigError(
                 f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
             )
-        saved: Any = OmegaConf.to_container(OmegaConf.load(path))
+        saved: Any = OmegaConf.to_container(read_config(folder, "output"))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
         if changed:
             raise ConfigError(

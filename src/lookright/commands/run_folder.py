@@ -17,7 +17,7 @@ from lookright.common.jsonl import write_atomically
 from lookright.config.entry import given_overrides, with_output
 from lookright.config.made_by import MadeBy, described_values, read_made_by
 from lookright.config.references import resolved
-from lookright.config.renamed import new_names
+from lookright.config.runs import CONFIG_FILE, own_config, repeated_config
 from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
@@ -25,13 +25,12 @@ from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, ne
 from lookright.training.datamodule import PreferenceData
 from lookright.training.loggers import METRICS_FILE, RunCSVLogger
 
-CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
 
 
 def run_config(config: DictConfig) -> DictConfig:
-    """The config that a run takes: its own, or the saved one of the run that it goes on with.
+    """The config that a run takes: its own, the saved one of the run that it goes on with, or that of one it repeats.
 
     A job that its launcher starts again goes on with what it wrote to `output` itself, as if `resume` named that.
     """
@@ -44,7 +43,11 @@ def run_config(config: DictConfig) -> DictConfig:
     if went_before(config.output) and newest_whole(Path(config.output)) is not None:
         config.resume = config.output
         return saved_config(config)
-    return config
+    if config.repeat is None:
+        return config
+    if Path(config.output).resolve() == Path(config.repeat).resolve():
+        raise ConfigError(f"output={config.output} is the run that repeat names; set another output, or none")
+    return repeated_config(config, given_overrides())
 
 
 def saved_config(config: DictConfig) -> DictConfig:
@@ -61,17 +64,10 @@ def saved_config(config: DictConfig) -> DictConfig:
             "saved a checkpoint (every trainer.checkpoint_every steps, every trainer.checkpoint_minutes, or once an "
             "epoch)"
         )
-    saved: Any = OmegaConf.load(folder / CONFIG_FILE)
-    strange = sorted(set(saved) ^ set(config))
-    if strange:
-        known = [str(name) for name in config]
-        renamed = [told for told in (new_names(str(name), known) for name in saved) if told is not None]
-        raise ConfigError(
-            f"resume={folder}: config.yaml was saved by another version of this program ({', '.join(strange)}); "
-            "go on with that version (made_by.json or the log names it), or start anew with another output"
-            f"{''.join(f'; {told}' for told in renamed)}"
-        )
+    saved = own_config(folder, "resume", config)
     saved.resume, saved.output = str(folder), str(folder)
+    # what it was held against at its start it is not again
+    saved.repeat = None
     return saved
 
 
