@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lookright.common.jsonl import AppendOnly
+from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError
 
 Run = Callable[..., Path]
@@ -62,6 +63,9 @@ def test_shards_join_to_the_same_files(run: Run, unbroken: Path, tmp_path: Path)
         run(tmp_path, "shard.count=3", f"shard.index={index}")
     assert not (tmp_path / "preferences.jsonl").exists()
     run(tmp_path, "shard.count=3", "stage=select")
+    records = [path.name for path in (tmp_path / "shards").glob("made_by*")]
+    assert sorted(records) == [f"made_by-{index:05d}-of-00003.json" for index in range(3)]
+    assert "source.train_json" in read_made_by(tmp_path).inputs
     assert_same_files(tmp_path, unbroken)
     with pytest.raises(ConfigError, match="batch_size was 4, is 5"):
         run(tmp_path, "shard.count=3", "shard.index=1", "batch_size=5")

@@ -81,6 +81,7 @@ def test_page_of_a_run(finished: Path) -> None:
         assert wanted in page
     assert page.count("<article") == 2 and len(re.findall(r"[+-][0-9.]+ before, [+-][0-9.]+ after nats", page)) == 2
     assert read_made_by(finished).model.endswith("(LlavaBackbone), float32")
+    assert set(read_made_by(finished).inputs) == {"backbone.path", "data.path", "data.pictures"}
     columns = read_columns(finished / "metrics.csv")
     # the held-out pair of two pictures in one, and one of two or three pictures
     assert columns["val/grid_collage/even_ratio"] == [(5.0, pytest.approx(0.5))]

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from lookright.commands import train as training
 from lookright.commands.run_folder import summarise, write_summary
 from lookright.commands.train import train
 from lookright.common.locks import locked
+from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.launching.jobs import GO_ON
 from lookright.training.checkpoints import newest_whole, steps_in
@@ -99,8 +101,10 @@ def test_resumed_run_is_exact(
     config = composed("train", *settings, f"output={tmp_path}", f"data.num_workers={num_workers}")
     run_until(monkeypatch, config, num_batches)
     assert not (tmp_path / "adapter").exists()
+    begun = (tmp_path / "made_by.json").read_bytes()
     train(composed("train", f"resume={tmp_path}"))
     assert_same_run(tmp_path, unbroken)
+    assert (tmp_path / "made_by.json").read_bytes() == begun
 
 
 def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +112,25 @@ def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monke
     monkeypatch.setattr("lookright.commands.run_folder.given_overrides", lambda: given)
     with pytest.raises(ConfigError, match=r"resume takes the config of .*; remove seed=1"):
         train(composed("train", *given))
+
+
+def test_other_packages_of_a_later_start_are_noted_once(
+    composed: Compose, unbroken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    begun = read_made_by(folder)
+    replace(begun, versions=begun.versions | {"peft": "0.1"}).write(folder)
+    for _ in range(2):
+        train(composed("train", f"resume={folder}"))
+    told = f"peft was 0.1, is {begun.versions['peft']}"
+    assert caplog.messages.count(f"resume={folder}: {told}") == 2
+    after = read_made_by(folder)
+    assert [line.partition(": ")[2] for line in after.went_on] == [told] and after.overrides == begun.overrides
+    # of a version that told nothing, the record is that of this start
+    replace(begun, versions={}, inputs={}).write(folder)
+    train(composed("train", f"resume={folder}"))
+    assert read_made_by(folder).inputs == begun.inputs
 
 
 def test_resuming_a_finished_run_keeps_what_it_measured(

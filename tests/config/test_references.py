@@ -24,6 +24,7 @@ def config() -> DictConfig:
                 "chain": {"value": "${a.longer}"},
                 "seed": "${seed}",
                 "twice": "${doubled:4}",
+                "beside": "${.short}",
                 "items": ["${a.short}", {"x": "${a.node.deep}"}],
             },
         }
@@ -55,12 +56,12 @@ def test_what_is_referred_to(config: DictConfig) -> None:
     assert lost_references(config) == ["a.node.deep"]
 
 
-def test_a_saved_config_refers_within_a_group_and_is_filled_in_elsewhere(config: DictConfig) -> None:
+def test_a_saved_config_keeps_references_and_has_all_else_filled_in(config: DictConfig) -> None:
     saved = resolved(config)
     assert OmegaConf.to_container(saved, resolve=True) == OmegaConf.to_container(config, resolve=True)
     plain = OmegaConf.to_container(saved, resolve=False)["a"]
     assert (plain["longer"], plain["other"], plain["items"][0]) == ("${a.short}", "${a.node}", "${a.short}")
-    assert (plain["seed"], plain["twice"]) == (3, 8)
+    assert (plain["seed"], plain["twice"], plain["beside"]) == ("${seed}", 8, 1)
 
 
 def test_short_names_are_those_that_something_refers_to() -> None:

@@ -102,9 +102,9 @@ class Evaluation:
             unreadable=self.questions.leave_out,
         )
         try:
-            predict(answerer, self.questions, self.metrics, folder)
             record = made_by(config, "train.py", describe_data(config.data))
             record.write(folder)
+            predict(answerer, self.questions, self.metrics, folder)
             result = measure(answerer, self.questions, self.metrics, self.overlays, folder, record)
         except LookRightError as error:
             raise LookRightError(f"eval: {error}") from error

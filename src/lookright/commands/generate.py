@@ -21,7 +21,7 @@ from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
 from lookright.config.entry import with_output
-from lookright.config.made_by import described_values, made_by
+from lookright.config.made_by import MADE_BY_FILE, MadeBy, described_values, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
 from lookright.records.pictures import PictureFolder
@@ -53,6 +53,8 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
 
 def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | None:
     config = parts.config
+    record = made_by(config, "generate.py", _data(config))
+    record.write(workspace.folder, _record_name(workspace, joins=config.stage == "select"))
     if "compose" in parts.stages:
         _compose(parts, workspace)
     if "answer" in parts.stages:
@@ -62,11 +64,18 @@ def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | 
     if workspace.num_shards > 1 and config.stage != "select":
         print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=select joins all of them")
         return None
-    summary = _select(parts, workspace) if "select" in parts.stages else _composed_summary(workspace)
-    made_by(config, "generate.py", _data(config)).write(workspace.folder)
+    summary = _select(parts, workspace, record) if "select" in parts.stages else _composed_summary(workspace)
     (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _tell(summary, workspace)
     return summary
+
+
+def _record_name(workspace: Workspace, *, joins: bool) -> str:
+    """Where the record of a run goes: each shard has its own, and the run that `joins` them that of the whole."""
+    if joins or workspace.num_shards == 1:
+        return MADE_BY_FILE
+    stem, suffix = MADE_BY_FILE.split(".")
+    return f"shards/{stem}-{workspace.shard:05d}-of-{workspace.num_shards:05d}.{suffix}"
 
 
 def _data(config: DictConfig) -> str:
@@ -180,8 +189,8 @@ def _leave_out(
     skipped.add(_skipped_answer(workspace, to_dict(prompt), error))
 
 
-def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
-    """Pairs, counts and the report."""
+def _select(parts: GenerationParts, workspace: Workspace, record: MadeBy) -> dict[str, Any]:
+    """Pairs, counts and the report, which says what made it."""
     if workspace.num_shards == 1 and not workspace.answers.is_file():
         raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
@@ -201,7 +210,7 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     skipped = _skipped(workspace)
     for reason, count in skipped.items():
         report.add_skipped(reason, count)
-    report.write(workspace.folder / "report.html", made_by(parts.config, "generate.py", _data(parts.config)))
+    report.write(workspace.folder / "report.html", record)
     return tally.summary() | {"skipped": skipped, "source": _source_facts(workspace)}
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
-from lookright.config.made_by import describe_data, made_by
-from lookright.config.runs import run_model
+from lookright.config.inputs import PICTURES
+from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.runs import CONFIG_FILE, read_config, run_model
 from lookright.errors import ConfigError
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
+from lookright.records.used import used_pictures
 
 KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed", "metrics")
 """What the predictions of a folder depend on."""
@@ -48,6 +51,8 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     parts.questions.prepare(parts.backbone)
     parts.decoder.check(parts.backbone, (prompt for _, prompts in parts.questions.groups() for prompt in prompts))
     folder = open_output(config, ANSWERS_FILE, KEYS)
+    record = _record(config, parts.questions)
+    record.write(folder)
     answerer = Answerer(
         backbone=parts.backbone,
         policy=load_policy(parts.backbone, config.adapter, parts.device, parts.dtype),
@@ -58,12 +63,17 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         unreadable=parts.questions.leave_out,
     )
     predict(answerer, parts.questions, parts.metrics, folder)
-    record = made_by(config, "infer.py", describe_data(config.data))
-    record.write(folder)
     result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record)
     print(headline(parts.metrics, result))
     print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
     return result
+
+
+def _record(config: DictConfig, questions: Questions) -> MadeBy:
+    """What makes the run, for its folder, with the pictures that are asked about; questions are read."""
+    record = made_by(config, "infer.py", describe_data(config.data))
+    pictures = used_pictures(record.data, questions.places())
+    return replace(record, inputs=record.inputs | {f"data.{PICTURES}": pictures})
 
 
 class _Parts:
@@ -121,14 +131,14 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    path = folder / "config.yaml"
+    path = folder / CONFIG_FILE
     if path.is_file() and (folder / answers_file).is_file():
         weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
         if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
             raise ConfigError(
                 f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
             )
-        saved: Any = OmegaConf.to_container(OmegaConf.load(path))
+        saved: Any = OmegaConf.to_container(read_config(folder, "output"))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
         if changed:
             raise ConfigError(

@@ -3,6 +3,8 @@
 import json
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from lookright.backbones.loading import torch_dtype
 from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of
 from lookright.commands.measuring import METRICS_FILE as MEASURED_FILE
+from lookright.commands.repeating import Earlier
 from lookright.commands.run_folder import (
     REPORT_FILE,
     SUMMARY_FILE,
@@ -37,7 +40,11 @@ from lookright.commands.run_folder import (
 from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
+from lookright.config.entry import given_overrides
+from lookright.config.inputs import PICTURES, Input, inputs_of
+from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError
+from lookright.records.used import used_pictures
 from lookright.reference.base import ModelPair
 from lookright.reports.training import HeldOutPair
 from lookright.training.callbacks import best_checkpoints
@@ -72,6 +79,11 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
     config, data = parts.config, parts.data
+    # one process looks, as one writes
+    looks = config.repeat is not None and is_first_process()
+    earlier = Earlier(config.repeat, given_overrides()) if looks else None
+    if earlier is not None:
+        earlier.check(inputs_of(config))
 
     # read: records and pictures
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
@@ -85,7 +97,10 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
     num_steps = _count_steps(parts, trainer)
     if parts.settings.plan:
         return print_plan(config, parts.backbone, data, num_steps)
-    checkpoint = open_folder(config, trainer)
+    if earlier is not None:
+        earlier.check(_pictures(parts))
+        earlier.tell(made_by(config, SCRIPT, describe_data(config.data)))
+    checkpoint = open_folder(config, trainer, lambda: _record(parts))
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = _module(parts, num_steps)
@@ -113,12 +128,29 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
             summary["objective"] = objective_of(None, summary)
         write_summary(folder, summary)
         if trained:
-            write_page(config, summary, SCRIPT, SHOWN_GROUPS, _held_out_pairs(module, parts))
+            write_page(config, summary, SHOWN_GROUPS, _held_out_pairs(module, parts))
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
         if parts.evaluation is not None:
             summary |= _evaluate(parts, pair, summary, anew=bool(trained))
             write_summary(folder, summary)
     return summary
+
+
+def _record(parts: TrainParts) -> MadeBy:
+    """What makes the run, for its folder; records are read."""
+    record = made_by(parts.config, SCRIPT, describe_data(parts.config.data))
+    return replace(record, inputs=record.inputs | _pictures(parts))
+
+
+def _pictures(parts: TrainParts) -> dict[str, Input]:
+    """The pictures that a run takes, as its record tells them; records are read."""
+    config, data = parts.config, parts.data
+    pairs = chain(data.train_set.pairs, data.val_set.pairs)
+    found = {f"data.{PICTURES}": used_pictures(describe_data(config.data), pairs)}
+    if parts.evaluation is not None:
+        asked = parts.evaluation.questions.places()
+        found[f"eval.data.{PICTURES}"] = used_pictures(describe_data(config.eval.data), asked)
+    return found
 
 
 def _evaluate(parts: TrainParts, pair: ModelPair, summary: dict[str, Any], anew: bool) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     refuse_test_questions(prompts)
     parts.grid.check(parts.backbone, prompts)
     folder = open_output(config, ANSWERS_FILE, KEYS)
+    record = made_by(config, "tune_adaptive.py", describe_data(config.data))
+    record.write(folder)
     policy = load_policy(parts.backbone, config.adapter, parts.device, parts.dtype)
     _ask(parts, policy, folder, config.batch_size)
     lines = _lines(parts.questions, folder)
@@ -71,8 +73,6 @@ def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         )
         for scope in parts.grid.scopes
     }
-    record = made_by(config, "tune_adaptive.py", describe_data(config.data))
-    record.write(folder)
     return _report(choices, parts, folder, record)
 
 

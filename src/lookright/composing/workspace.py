@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lookright.common.locks import LOCK_FILE, locked
+from lookright.config.runs import CONFIG_FILE, read_config
 from lookright.errors import ConfigError
 
-CONFIG_FILE = "config.yaml"
 ONE_LOT = "all"
 COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "seed", "num_prompts")
 ANSWER_KEYS = (
@@ -141,7 +141,7 @@ def open_workspace(config: DictConfig) -> Workspace:
             "or another output"
         )
     # one answer is what runs had before the key was there
-    saved = OmegaConf.merge({"num_answers": 1}, OmegaConf.load(saved_path))
+    saved = OmegaConf.merge({"num_answers": 1}, read_config(workspace.folder, "output"))
     answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
     keys = ANSWER_KEYS if answered else COMPOSE_KEYS
     changed = [place for key in keys for place in _changes(_plain(saved, key), _plain(config, key), key)]

@@ -72,6 +72,7 @@ class TrainConfig:
     seed: int = 0
     output: str | None = None
     resume: str | None = None
+    repeat: str | None = None
 
 
 @dataclass

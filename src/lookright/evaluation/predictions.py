@@ -11,6 +11,7 @@ from lookright.common.matching import is_correct
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.runs import CONFIG_FILE, read_config
 from lookright.errors import ConfigError
 from lookright.evaluation.groups import Line
 from lookright.evaluation.metric import Metric, Metrics
@@ -78,9 +79,8 @@ def default_metrics() -> Metrics:
 
 def metrics_of_run(folder: str | Path) -> Metrics:
     """Return the metrics of a run of infer.py, fresh; the default ones where it does not say which."""
-    path = Path(folder) / "config.yaml"
-    saved: Any = OmegaConf.load(path) if path.is_file() else {}
-    nodes = saved.get("metrics")
+    saved = read_config(folder, "run") if (Path(folder) / CONFIG_FILE).is_file() else None
+    nodes = None if saved is None else saved.get("metrics")
     return default_metrics() if nodes is None else _metrics_of(nodes)
 
 

@@ -68,6 +68,10 @@ class Questions:
         for pictures, prompts in self._groups:
             yield pictures, [prompt for prompt in prompts if prompt.id not in self._left_out]
 
+    def places(self) -> Iterator[tuple[Prompt, Pictures]]:
+        """Every question with what opens its pictures."""
+        return ((prompt, pictures) for pictures, prompts in self.groups() for prompt in prompts)
+
     def leave_out(self, prompt: Prompt, error: RecordError) -> None:
         """Count a question whose picture broke after the check as one that is not asked, or see `tell`."""
         self.tell(prompt, error)

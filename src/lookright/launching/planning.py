@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lookright.config.check import check_config
 from lookright.config.entry import is_shard, sweep_output
+from lookright.config.runs import read_config, repeated_config
 from lookright.errors import ConfigError
 from lookright.launching.jobs import Job, same_in_all
 from lookright.launching.resources import resources_of
@@ -50,10 +51,12 @@ class Planner:
             config.hydra.job.id = str(num)
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         resumed = task.get("resume") if isinstance(task.get("resume"), str) else None
+        if task.get("repeat") is not None and resumed is None:
+            task = repeated_config(task, overrides)
         if resumed is None:
             check_config(task)
         folder = Path(sweep_output(task, config.hydra)).absolute()
-        resources = resources_of(_saved(resumed) if resumed else task, self.gpus_per_node, offers_gpus)
+        resources = resources_of(read_config(resumed, "resume") if resumed else task, self.gpus_per_node, offers_gpus)
         own = [item for item in overrides if not OUTPUT.match(item)]
         if resumed is None:
             own.append(f"output={quoted(str(folder))}")
@@ -69,16 +72,6 @@ class Planner:
             resources=resources,
             shared=is_shard(task),
         )
-
-
-def _saved(resumed: str) -> DictConfig:
-    """The config that a resumed run takes. Raises ConfigError for a folder without one."""
-    path = Path(resumed) / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"resume={resumed} holds no config.yaml; set resume to the folder of a run")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return config
 
 
 def collisions(jobs: Sequence[Job]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,11 @@ class PairDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def pairs(self) -> Iterator[Pair]:
+        """Records as they are, each with what opens its pictures."""
+        return zip(self.records, self.pictures, strict=True)
 
     def __getitem__(self, index: int) -> Example:
         """Raises RecordError naming the record where its picture broke after it was checked."""
