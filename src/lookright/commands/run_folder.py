@@ -22,7 +22,7 @@ from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
 from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, newest_whole, step_of, steps_in
 from lookright.training.datamodule import PreferenceData
-from lookright.training.loggers import METRICS_FILE, RunCSVLogger
+from lookright.training.loggers import METRICS_FILE, RunLogger
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -83,7 +83,7 @@ def is_first_process() -> bool:
 
 
 def open_folder(config: DictConfig, trainer: Trainer) -> Path | None:
-    """Save the config, or cut the metrics back to the checkpoint, which is returned.
+    """Save the config, or take the loggers back to the checkpoint, which is returned.
 
     Raises ConfigError for a folder with another run.
     """
@@ -93,8 +93,8 @@ def open_folder(config: DictConfig, trainer: Trainer) -> Path | None:
         return checkpoint
     if checkpoint is not None:
         for logger in trainer.loggers:
-            if isinstance(logger, RunCSVLogger):
-                logger.forget_from(step_of(checkpoint))
+            if isinstance(logger, RunLogger):
+                logger.go_on_from(step_of(checkpoint))
         return checkpoint
     if steps_in(folder / CHECKPOINT_FOLDER) or (folder / SUMMARY_FILE).exists():
         raise ConfigError(
