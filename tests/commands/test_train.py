@@ -170,19 +170,6 @@ def test_plan_loads_no_weights_and_writes_nothing(
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
-def test_logger_writes_beside_the_csv(
-    logger: str, composed: Compose, small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    options = [f"logger={logger}", "trainer.max_steps=2", *(["logger.offline=true"] if logger == "wandb" else [])]
-    train(composed("train", *small_run, *options, f"output={tmp_path}"))
-    assert len((tmp_path / "metrics.csv").read_text().splitlines()) >= 3
-    pattern = "tensorboard/events.out.*" if logger == "tensorboard" else "wandb/offline-run-*/*.wandb"
-    assert list(tmp_path.glob(pattern))
-
-
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [

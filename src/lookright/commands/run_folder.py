@@ -23,7 +23,7 @@ from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
 from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, newest_whole, step_of, steps_in
 from lookright.training.datamodule import PreferenceData
-from lookright.training.loggers import METRICS_FILE, RunCSVLogger
+from lookright.training.loggers import METRICS_FILE, RunLogger
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
@@ -80,7 +80,7 @@ def is_first_process() -> bool:
 
 
 def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeBy]) -> Path | None:
-    """Save config and `record` of a run that begins, or cut the metrics back to the checkpoint, which is returned.
+    """Save config and `record` of a run that begins, or take the loggers back to the checkpoint, which is returned.
 
     Of a run that goes on the record stays, and gets a line where code or packages are others. Raises ConfigError for
     a folder with another run.
@@ -91,8 +91,8 @@ def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeB
         return checkpoint
     if checkpoint is not None:
         for logger in trainer.loggers:
-            if isinstance(logger, RunCSVLogger):
-                logger.forget_from(step_of(checkpoint))
+            if isinstance(logger, RunLogger):
+                logger.go_on_from(step_of(checkpoint))
         _note_going_on(folder, record())
         return checkpoint
     if steps_in(folder / CHECKPOINT_FOLDER) or (folder / SUMMARY_FILE).exists():

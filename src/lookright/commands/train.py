@@ -12,7 +12,6 @@ import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -23,6 +22,7 @@ from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.loading import torch_dtype
 from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of
+from lookright.commands.logged import LogExamples, tell_config, tell_results
 from lookright.commands.measuring import METRICS_FILE as MEASURED_FILE
 from lookright.commands.repeating import Earlier
 from lookright.commands.run_folder import (
@@ -51,7 +51,7 @@ from lookright.training.callbacks import best_checkpoints
 from lookright.training.checkpoints import newest_whole
 from lookright.training.compilation import compile_blocks
 from lookright.training.guards import memory_told
-from lookright.training.loggers import close, with_metrics_file
+from lookright.training.loggers import closing, with_metrics_file
 from lookright.training.optimization import count_steps, limited
 from lookright.training.plan import print_plan
 from lookright.training.preference import PreferenceModule, prepare_reference
@@ -74,10 +74,10 @@ def train(config: DictConfig) -> dict[str, Any]:
     parts = check_parts(config)
     writes = is_first_process() and not parts.settings.plan
     with stoppable(lambda: how_to_go_on(folder, SCRIPT)), locked(folder) if writes else nullcontext():
-        return _train(parts, folder)
+        return _train(parts)
 
 
-def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
+def _train(parts: TrainParts) -> dict[str, Any]:
     config, data = parts.config, parts.data
     # one process looks, as one writes
     looks = config.repeat is not None and is_first_process()
@@ -100,7 +100,16 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
     if earlier is not None:
         earlier.check(_pictures(parts))
         earlier.tell(made_by(config, SCRIPT, describe_data(config.data)))
+    with closing(trainer.loggers):
+        return _fit(parts, trainer, num_steps)
+
+
+def _fit(parts: TrainParts, trainer: Trainer, num_steps: int) -> dict[str, Any]:
+    """What a run does and logs once its folder is its own."""
+    config, data, folder = parts.config, parts.data, Path(parts.config.output)
     checkpoint = open_folder(config, trainer, lambda: _record(parts))
+    if trainer.is_global_zero:
+        tell_config(trainer.loggers, config)
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = _module(parts, num_steps)
@@ -109,7 +118,6 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
     prepare_reference(module, data, trainer)
     with memory_told(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    close(trainer.loggers)
 
     # save; where nothing was left to train, what the finished run measured stays
     trained = checkpoint is None or trainer.callback_metrics or not (folder / SUMMARY_FILE).is_file()
@@ -133,6 +141,7 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
         if parts.evaluation is not None:
             summary |= _evaluate(parts, pair, summary, anew=bool(trained))
             write_summary(folder, summary)
+            tell_results(trainer.loggers, summary["eval"], trainer.global_step)
     return summary
 
 
@@ -171,14 +180,13 @@ def _trainer(parts: TrainParts) -> Trainer:
         torch.set_num_threads(settings.num_threads)
     use_prefix_kernel(settings.attention_kernel)
     folder = Path(config.output)
-    logger = None if settings.plan or config.logger is None else instantiate(config.logger)
     trainer = settings.build(
         folder,
-        [] if settings.plan else with_metrics_file(logger, folder),
+        [] if settings.plan else with_metrics_file(parts.loggers, folder),
         seed=config.seed,
         has_validation=len(parts.data.val_set) > 0,
         idle_parameters=parts.idle_parameters,
-        callbacks=list(parts.callbacks.values()),
+        callbacks=[*parts.callbacks.values(), LogExamples(parts.loggers, parts.data.val_set)],
     )
     _refuse_sweep(trainer)
     return trainer

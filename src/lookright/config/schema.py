@@ -65,7 +65,7 @@ class TrainConfig:
     schedule: Any = MISSING
     projector_lr: float | None = 2e-5
     trainer: Any = MISSING
-    logger: Any = None
+    logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     eval: Any = None
     save: str = "last"
