@@ -15,6 +15,7 @@ from lookright.evaluation.intervals import Estimate, RunningMean, mean_of_propor
 from lookright.evaluation.metric import Measure, Metric, Metrics
 from lookright.evaluation.paired import Change, mcnemar, paired_difference
 from lookright.evaluation.predictions import metrics_of_run, read_predictions
+from lookright.evaluation.rules import DEFAULT_RULE
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -209,6 +210,13 @@ def _check_same(one: Mapping[str, Line], other: Mapping[str, Line], one_name: st
         raise ConfigError(
             f"runs {one_name} and {other_name} have another ground truth or format for question {changed}; "
             "run infer.py with the same data for both"
+        )
+    rules = [{key: line.get("rule", DEFAULT_RULE) for key, line in lines.items()} for lines in (one, other)]
+    judged = next((key for key in one if rules[0][key] != rules[1][key]), None)
+    if judged is not None:
+        raise ConfigError(
+            f"runs {one_name} and {other_name} matched question {judged} by the rules {rules[0][judged]} and "
+            f"{rules[1][judged]}; run infer.py with the same metrics.accuracy for both"
         )
 
 
