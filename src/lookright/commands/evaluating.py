@@ -75,6 +75,7 @@ class Evaluation:
             self.questions.prepare(backbone)
             prompts = (prompt for _, prompts in self.questions.groups() for prompt in prompts)
             self.decoder.check(backbone, prompts)
+            self.metrics.check(self.questions.prompts)
         except LookRightError as error:
             raise ConfigError(f"eval: {error}") from error
         known = [f"{key}/{group}" for key in self._keys() for group in self._groups()]

@@ -50,6 +50,7 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
     parts.decoder.check(parts.backbone, (prompt for _, prompts in parts.questions.groups() for prompt in prompts))
+    parts.metrics.check(parts.questions.prompts)
     folder = open_output(config, ANSWERS_FILE, KEYS)
     record = _record(config, parts.questions)
     record.write(folder)

@@ -76,4 +76,6 @@ def headline(metrics: Metrics, result: dict[str, Any]) -> str:
         f"{entry['high']:.{column.digits}f}] of {entry['num_questions']}".replace("  ", " ")
         for name, entry in result[column.key].items()
     ]
-    return f"{column.chart.lower() or column.key}: {', '.join(parts)}" if parts else "nothing is told"
+    rules = sorted({entry["rule"] for entry in result[column.key].values() if "rule" in entry}, key=len)
+    told = f" ({rules[-1]})" if rules else ""
+    return f"{column.chart.lower() or column.key}{told}: {', '.join(parts)}" if parts else "nothing is told"

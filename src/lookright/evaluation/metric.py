@@ -6,13 +6,15 @@ count something of their own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lookright.answering.answerer import ScoredAnswer
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE, format_title
 from lookright.evaluation.groups import Line, Means, Shares, format_of
+from lookright.evaluation.rules import Rules
+from lookright.types import Prompt
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -90,10 +92,16 @@ class Metric(ABC):
     """
 
     title: ClassVar[str] = ""
-    lead: ClassVar[str] = ""
+    lead: str = ""
+    rules: Rules | None = None
+    """By which answers are right, of the metric that says it."""
     columns: tuple[Column, ...] = ()
     measures: tuple[Measure, ...] = ()
     besides: tuple[Beside, ...] = ()
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raise ConfigError for what cannot be told of these questions, before any weights load."""
+        del prompts
 
     def line(self, item: ScoredAnswer) -> dict[str, Any]:
         """Return fields for the line of one answer; nothing unless overridden."""
@@ -196,6 +204,16 @@ class Metrics:
     """All metrics of a run by name; memory does not grow with the number of lines."""
 
     parts: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> Rules:
+        """By which answers are right; the default ones where no metric says so."""
+        return next((part.rules for part in self.parts.values() if part.rules is not None), Rules())
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """See `Metric.check`."""
+        for part in self.parts.values():
+            part.check(prompts)
 
     def line(self, item: ScoredAnswer) -> dict[str, Any]:
         """Return the fields that all of them add to an answer's line."""

@@ -7,8 +7,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import ScoredAnswer
 from lookright.common.jsonl import read_lines
-from lookright.common.matching import is_correct
-from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.runs import CONFIG_FILE, read_config
@@ -23,6 +21,8 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
     Raises ConfigError for a metric that writes a field which another has, or which is no metric's.
     """
     prompt, answer = item.prompt, item.answer
+    verdict = metrics.rules.verdict(answer.text, prompt)
+    item.correct = verdict.correct
     known = {
         "id": prompt.id,
         "format": prompt.format,
@@ -31,7 +31,7 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
         "source_picture": prompt.provenance.get("source_picture"),
         "ground_truth": prompt.ground_truth,
         "prediction": answer.text,
-        "correct": is_correct(answer.text, prompt.ground_truth, companion_answers(prompt)),
+        **verdict.line(),
         "attention_ratio": item.attention_ratio,
         "even_ratio": item.even_ratio,
         "scaled_ratio": item.scaled_ratio,

@@ -3,6 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from lookright.backbones.base import Backbone
 from lookright.common.path_map import PathMap
@@ -55,13 +57,19 @@ class Questions:
             for prompt in loaded.records[: self.limit]:
                 try:
                     row_length(backbone, prompt, loaded.pictures)
-                    prompts.append(prompt)
+                    # rules of matching go by it
+                    prompts.append(replace(prompt, provenance=prompt.provenance | {"data_file": Path(path).name}))
                 except RecordError as error:
                     bad.add(f"{path}: record {prompt.id}", error)
             bad.finish(len(loaded.records))
             self.dropped += bad.counts
             self._groups.append((loaded.pictures, prompts))
         self.path_map.check_used()
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All questions in order."""
+        return [prompt for _, prompts in self.groups() for prompt in prompts]
 
     def groups(self) -> Iterator[tuple[Pictures, list[Prompt]]]:
         """For each file what opens its pictures, and its questions."""

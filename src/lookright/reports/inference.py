@@ -76,7 +76,8 @@ def _table(result: Result, columns: Sequence[Column], asked: Mapping[str, int]) 
 def _cell(entry: Mapping[str, Any], column: Column) -> Cell | str:
     if column.field == "value" and "low" in entry:
         return with_range(entry, column.digits)
-    return number(entry.get(column.field), column.digits)
+    value = entry.get(column.field)
+    return value if isinstance(value, str) else number(value, column.digits)
 
 
 def _charts(result: Result, columns: Sequence[Column]) -> list[Drawing]:
