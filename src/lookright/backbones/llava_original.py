@@ -23,6 +23,7 @@ from lookright.backbones.folder import local_folder
 from lookright.backbones.llava_stock import BUFFERS, TOKENIZER_FILES, copy_files
 from lookright.backbones.quantization import loading_device, require_bitsandbytes
 from lookright.backbones.shards import (
+    SHARD_BYTES,
     WEIGHT_PATTERNS,
     assign,
     check_bare,
@@ -187,7 +188,12 @@ class OriginalLayout:
         return model.to(device).eval()
 
     def save(
-        self, model: LlavaForConditionalGeneration, folder: Path, processor: LlavaImageProcessorPil, system_prompt: str
+        self,
+        model: LlavaForConditionalGeneration,
+        folder: Path,
+        processor: LlavaImageProcessorPil,
+        system_prompt: str,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         """Write the authors' names and keys as they were found, the tokenizer's files, the tower by its name.
 
@@ -210,7 +216,7 @@ class OriginalLayout:
         if changed:
             config["unfreeze_mm_vision_tower"] = True
         copy_files(str(self.folder), folder, (*TOKENIZER_FILES, "generation_config.json"))
-        write_shards(kept, folder)
+        write_shards(kept, folder, shard_bytes)
         write_json(folder / "config.json", config)
 
     def _tower(self, patterns: list[str]) -> Path:
