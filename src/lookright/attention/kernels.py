@@ -44,7 +44,7 @@ def varlen_prefixes(
 
     query, key, value = (_joined(parts) for parts in (queries, keys, values))
     starts, longest = layout.prefix_starts, max(layout.prefix_lengths)
-    shared: dict[str, bool] = {}
+    shared: dict[str, Any] = {}
     if query.shape[1] != key.shape[1]:
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:
             shared["enable_gqa"] = True
