@@ -1,14 +1,18 @@
 """A model ready to answer: device, precision, weights, adapter."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lookright.backbones.adapters import PeftModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -39,10 +43,14 @@ def check_adapter(adapter: str | None, key: str = "adapter") -> None:
         raise ConfigError(f"{key}={adapter} holds no adapter_config.json; set {key} to the adapter/ folder of a run")
 
 
-def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> PeftModel:
+def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> "PeftModel":
     """The model with a saved adapter. Raises ConfigError where that was trained on a model of another shape."""
+    # here, since models without an adapter need no PEFT
+    from lookright.backbones.adapters import PeftConfig, PeftModel, adapting
+
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+        with adapting(model):
+            return PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
     except (ValueError, RuntimeError) as error:
         base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
         raise ConfigError(
@@ -60,4 +68,5 @@ def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, d
 
 def bare_model(model: nn.Module) -> PreTrainedModel:
     """The model under a PEFT wrapper; its layers carry the adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    peft = sys.modules.get("peft")
+    return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model

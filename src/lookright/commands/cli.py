@@ -3,6 +3,7 @@
 Help, completion and what Hydra refuses (a misspelt key, group or option) need no torch, and come before it.
 """
 
+import sys
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -13,10 +14,14 @@ from omegaconf import DictConfig
 
 from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.help import asked_for_help, print_help
 
 
 def start(name: str, job: TaskFunction | None = None) -> None:
     """Run the command as `sys.argv` says; `job` is that of its module where this is imported already."""
+    if asked_for_help(sys.argv[1:]):
+        launch(partial(print_help, name, sys.argv[1:]), name)
+        return
     decorate = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)
     launch(decorate(job or _imported(name)), name)
 

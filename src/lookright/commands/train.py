@@ -16,9 +16,9 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from omegaconf import DictConfig
-from peft import PeftModel
 
 from lookright.attention.kernels import use_prefix_kernel
+from lookright.backbones.adapters import PeftModel
 from lookright.backbones.loading import torch_dtype
 from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of

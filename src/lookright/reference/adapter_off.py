@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from peft import PeftModel
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
+from lookright.backbones.adapters import ModulesToSaveWrapper, PeftModel
 from lookright.errors import ConfigError
 from lookright.packing.batch import PackedBatch
 from lookright.packing.forward import packed_forward

@@ -1,10 +1,9 @@
 """Low-rank adapters by PEFT on the decoder (LoRA, arXiv 2106.09685)."""
 
-from peft import LoraConfig, get_peft_model
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from lookright.backbones.adapters import LoraConfig, ModulesToSaveWrapper, adapting, get_peft_model
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, with_adapter
 from lookright.errors import ConfigError
@@ -43,7 +42,8 @@ class LoraTuning:
         if self.adapter is not None:
             policy = with_adapter(model, self.adapter, "tuning.adapter", is_trainable=True)
         else:
-            policy = get_peft_model(model, self._config(backbone))
+            with adapting(model):
+                policy = get_peft_model(model, self._config(backbone))
         fuse_adapters(policy)
         saved = [part for part in policy.modules() if isinstance(part, ModulesToSaveWrapper)]
         if self.train_projector and not saved:
