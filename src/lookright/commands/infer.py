@@ -15,6 +15,7 @@ from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.commands.cli import start
+from lookright.commands.infer_sweep import infer_sweep, is_sweep
 from lookright.commands.measuring import (
     ANSWERS_FILE,
     METRICS_FILE,
@@ -48,9 +49,17 @@ def infer(config: DictConfig) -> dict[str, Any] | None:
 
     `run` names a training run, whose backbone and adapter are taken; `adapter` an adapter folder; with
     neither the base model answers. Predictions are appended as they come, so a killed run goes on.
-    With several shards each answers its part; `stage=measure` then joins them.
+    With several shards each answers its part; `stage=measure` then joins them. Where `run` names a whole sweep, its
+    finished runs do this one after the other, each in a folder of its own; what they measure is returned by run.
     """
-    config = with_run(with_output(config))
+    config = with_output(config)
+    if is_sweep(config.run):
+        return infer_sweep(config, check=lambda one: _Parts(with_run(one.copy())), answer=_infer_run)
+    return _infer_run(config)
+
+
+def _infer_run(config: DictConfig) -> dict[str, Any] | None:
+    config = with_run(config)
     parts = _Parts(config)
     folder = Path(config.output)
     with (
