@@ -49,7 +49,7 @@ def test_a_repetition_is_the_same_run_in_its_own_folder(
     assert_same_run(again, first)
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
     config, earlier = (OmegaConf.load(folder / "config.yaml") for folder in (again, first))
-    assert (config.output, config.repeat, config.logger.save_dir) == (str(again), str(first), str(again))
+    assert (config.output, config.repeat, config.logger.tensorboard.folder) == (str(again), str(first), str(again))
     assert {**config, "output": 0, "repeat": 0, "logger": 0} == {**earlier, "output": 0, "repeat": 0, "logger": 0}
     assert not [text for text in caplog.messages if text.startswith("repeat=")]
     assert read_made_by(again).inputs == read_made_by(first).inputs
@@ -59,15 +59,16 @@ def test_a_repetition_is_the_same_run_in_its_own_folder(
 
 def test_overrides_go_on_top(run: Train, first: Path) -> None:
     """A key, what follows it, a group, a key that is added and one that is taken away."""
-    given = ["seed=4", "optimizer.lr=0.02", "schedule=cosine", "loss/kind=dpo", "+trainer.enable_model_summary=false"]
-    again = run("again", f"repeat={first}", *given, "~logger", "~trainer.limit_val_batches")
+    given = ["seed=4", "optimizer.lr=0.02", "schedule=cosine", "loss/kind=dpo", "++trainer.enable_model_summary=false"]
+    again = run("again", f"repeat={first}", *given, "~trainer.deterministic")
     config, earlier = (OmegaConf.load(folder / "config.yaml") for folder in (again, first))
     assert (config.seed, config.data.seed, earlier.data.seed) == (4, 4, 3)
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (0.02, earlier.optimizer.weight_decay)
-    assert config.schedule._target_.endswith("CosineSchedule") != earlier.schedule._target_.endswith("CosineSchedule")
+    assert [one.schedule._target_.rpartition(".")[2] for one in (config, earlier)] == ["Cosine", "Linear"]
     assert config.loss.kind._target_.endswith("DPOLoss") and config.loss.terms.dpo.term == config.loss.kind
     assert (config.loss.alpha, config.trainer.max_steps, config.tuning.r) == (0.5, 2, 2)
-    assert config.trainer.enable_model_summary is False and config.logger is None
+    assert config.trainer.enable_model_summary is False and "deterministic" not in config.trainer
+    assert "deterministic" in earlier.trainer
 
 
 def test_what_cannot_be_put_on_top_is_refused(run: Train, first: Path, monkeypatch: pytest.MonkeyPatch) -> None:

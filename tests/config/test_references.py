@@ -24,7 +24,6 @@ def config() -> DictConfig:
                 "chain": {"value": "${a.longer}"},
                 "seed": "${seed}",
                 "twice": "${doubled:4}",
-                "beside": "${.short}",
                 "items": ["${a.short}", {"x": "${a.node.deep}"}],
             },
         }
@@ -61,7 +60,12 @@ def test_a_saved_config_keeps_references_and_has_all_else_filled_in(config: Dict
     assert OmegaConf.to_container(saved, resolve=True) == OmegaConf.to_container(config, resolve=True)
     plain = OmegaConf.to_container(saved, resolve=False)["a"]
     assert (plain["longer"], plain["other"], plain["items"][0]) == ("${a.short}", "${a.node}", "${a.short}")
-    assert (plain["seed"], plain["twice"], plain["beside"]) == ("${seed}", 8, 1)
+    assert (plain["seed"], plain["twice"]) == ("${seed}", 8)
+
+
+def test_a_reference_by_place_is_filled_in() -> None:
+    config = OmegaConf.create({"a": {"short": 1, "beside": "${.short}"}})
+    assert OmegaConf.to_container(resolved(config), resolve=False) == {"a": {"short": 1, "beside": 1}}
 
 
 def test_short_names_are_those_that_something_refers_to() -> None:

@@ -14,6 +14,7 @@ from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
+from lookright.composing.workspace import Workspace
 from lookright.config.check import nearest_of
 from lookright.config.made_by import describe_data, made_by
 from lookright.config.references import resolved
@@ -105,8 +106,8 @@ class Evaluation:
         try:
             record = made_by(config, "train.py", describe_data(config.data))
             record.write(folder)
-            predict(answerer, self.questions, self.metrics, folder)
-            result = measure(answerer, self.questions, self.metrics, self.overlays, folder, record)
+            predict(answerer, self.questions, self.metrics, Workspace(folder=folder, batch_size=self.batch_size))
+            result = measure(lambda: answerer, self.questions, self.metrics, self.overlays, folder, record)
         except LookRightError as error:
             raise LookRightError(f"eval: {error}") from error
         print(headline(self.metrics, result))

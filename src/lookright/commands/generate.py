@@ -21,7 +21,7 @@ from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
 from lookright.config.entry import with_output
-from lookright.config.made_by import MADE_BY_FILE, MadeBy, described_values, made_by
+from lookright.config.made_by import MadeBy, described_values, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
 from lookright.records.pictures import PictureFolder
@@ -54,7 +54,7 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
 def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | None:
     config = parts.config
     record = made_by(config, "generate.py", _data(config))
-    record.write(workspace.folder, _record_name(workspace, joins=config.stage == "select"))
+    record.write(workspace.folder, workspace.record_name(joins=config.stage == "select"))
     if "compose" in parts.stages:
         _compose(parts, workspace)
     if "answer" in parts.stages:
@@ -68,14 +68,6 @@ def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | 
     (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _tell(summary, workspace)
     return summary
-
-
-def _record_name(workspace: Workspace, *, joins: bool) -> str:
-    """Where the record of a run goes: each shard has its own, and the run that `joins` them that of the whole."""
-    if joins or workspace.num_shards == 1:
-        return MADE_BY_FILE
-    stem, suffix = MADE_BY_FILE.split(".")
-    return f"shards/{stem}-{workspace.shard:05d}-of-{workspace.num_shards:05d}.{suffix}"
 
 
 def _data(config: DictConfig) -> str:

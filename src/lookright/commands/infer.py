@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,19 @@ from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
 from lookright.commands.cli import start
-from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
-from lookright.common.locks import locked
+from lookright.commands.infer_sweep import infer_sweep, is_sweep
+from lookright.commands.measuring import (
+    ANSWERS_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    headline,
+    join_shards,
+    measure,
+    predict,
+)
+from lookright.common.jsonl import write_atomically
 from lookright.common.stopping import stoppable
+from lookright.composing.workspace import Workspace, only_writer
 from lookright.config.check import Problems
 from lookright.config.entry import given_overrides, with_output
 from lookright.config.inputs import PICTURES
@@ -30,22 +41,36 @@ from lookright.records.used import used_pictures
 
 KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed", "metrics")
 """What the predictions of a folder depend on."""
+STAGES = ("answer", "measure")
 
 
-def infer(config: DictConfig) -> dict[str, Any]:
-    """Answer a test set; returns what `metrics.json` holds.
+def infer(config: DictConfig) -> dict[str, Any] | None:
+    """Answer a test set; returns what `metrics.json` holds, None where nothing was measured.
 
     `run` names a training run, whose backbone and adapter are taken; `adapter` an adapter folder; with
     neither the base model answers. Predictions are appended as they come, so a killed run goes on.
+    With several shards each answers its part; `stage=measure` then joins them. Where `run` names a whole sweep, its
+    finished runs do this one after the other, each in a folder of its own; what they measure is returned by run.
     """
-    config = with_run(with_output(config))
+    config = with_output(config)
+    if is_sweep(config.run):
+        return infer_sweep(config, check=lambda one: _Parts(with_run(one.copy())), answer=_infer_run)
+    return _infer_run(config)
+
+
+def _infer_run(config: DictConfig) -> dict[str, Any] | None:
+    config = with_run(config)
     parts = _Parts(config)
     folder = Path(config.output)
-    with stoppable(lambda: f"what is answered stays; go on with the same command and output={folder}"), locked(folder):
+    with (
+        stoppable(lambda: f"what is answered stays; go on with the same command and output={folder}"),
+        only_writer(parts.workspace, joins=config.stage == "measure"),
+    ):
         return _infer(config, parts)
 
 
-def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
+def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any] | None:
+    workspace, measures = parts.workspace, "measure" in parts.stages
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
@@ -53,8 +78,23 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     parts.metrics.check(parts.questions.prompts)
     folder = open_output(config, ANSWERS_FILE, KEYS)
     record = _record(config, parts.questions)
-    record.write(folder)
-    answerer = Answerer(
+    record.write(folder, workspace.record_name(joins=config.stage == "measure"))
+    # weights load for answers and heat maps, and not where there are none to make
+    answerer = cache(lambda: _answerer(config, parts))
+    if "answer" in parts.stages:
+        predict(answerer(), parts.questions, parts.metrics, workspace)
+    if not measures:
+        _tell_answered(workspace)
+        return None
+    join_shards(workspace, parts.questions)
+    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record)
+    print(headline(parts.metrics, result))
+    print(f"wrote {folder / ANSWERS_FILE}, {folder / METRICS_FILE} and {folder / REPORT_FILE}")
+    return result
+
+
+def _answerer(config: DictConfig, parts: "_Parts") -> Answerer:
+    return Answerer(
         backbone=parts.backbone,
         policy=load_policy(parts.backbone, config.adapter, parts.device, parts.dtype),
         decoder=parts.decoder,
@@ -63,11 +103,13 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         ratio_rows=config.ratio_rows,
         unreadable=parts.questions.leave_out,
     )
-    predict(answerer, parts.questions, parts.metrics, folder)
-    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record)
-    print(headline(parts.metrics, result))
-    print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
-    return result
+
+
+def _tell_answered(workspace: Workspace) -> None:
+    if workspace.num_shards > 1:
+        print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=measure joins all of them")
+    else:
+        print(f"wrote {workspace.predictions}; stage=measure makes its numbers")
 
 
 def _record(config: DictConfig, questions: Questions) -> MadeBy:
@@ -89,10 +131,17 @@ class _Parts:
         with problems:
             check_adapter(config.adapter)
         with problems:
-            if config.batch_size < 1 or config.overlays < 0:
-                raise ConfigError(
-                    f"batch_size={config.batch_size}, overlays={config.overlays}; set 1 or more, and 0 or more"
-                )
+            self.stages = _stages(config)
+        with problems:
+            self.workspace = Workspace(
+                folder=Path(config.output),
+                shard=config.shard.index,
+                num_shards=config.shard.count,
+                batch_size=config.batch_size,
+            )
+        with problems:
+            if config.overlays < 0:
+                raise ConfigError(f"overlays={config.overlays}; set 0 or more")
         self.num_examples: int = config.overlays
         self.decoder = problems.build("decode")
         self.metrics = build_metrics(problems)
@@ -107,6 +156,15 @@ class _Parts:
         with problems:
             check_rows(config.ratio_rows)
         problems.finish()
+
+
+def _stages(config: DictConfig) -> tuple[str, ...]:
+    """The stages of a run; a shard of several measures nothing by itself."""
+    if config.stage not in ("all", *STAGES):
+        raise ConfigError(f"stage={config.stage!r}; valid: all, {', '.join(STAGES)}")
+    if config.stage == "all":
+        return STAGES if config.shard.count == 1 else STAGES[:1]
+    return (config.stage,)
 
 
 def with_run(config: DictConfig) -> DictConfig:
@@ -133,7 +191,10 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     folder.mkdir(parents=True, exist_ok=True)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     path = folder / CONFIG_FILE
-    if path.is_file() and (folder / answers_file).is_file():
+    shards = list(folder.glob(f"shards/{Path(answers_file).stem}-*"))
+    # one shard may have begun before another has an answer
+    several = (plain.get("shard") or {}).get("count", 1) > 1
+    if path.is_file() and (shards or several or (folder / answers_file).is_file()):
         weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
         if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
             raise ConfigError(
@@ -141,13 +202,22 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
             )
         saved: Any = OmegaConf.to_container(read_config(folder, "output"))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
+        changed += _changed_shards(saved, plain)
         if changed:
             raise ConfigError(
                 f"output={folder} holds predictions of another config ({', '.join(changed)} differ); set another output"
             )
         return folder
-    OmegaConf.save(config, path, resolve=True)
+    write_atomically(path, [OmegaConf.to_yaml(config, resolve=True)])
     return folder
+
+
+def _changed_shards(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What shares questions out in another way."""
+    count, before = ((one.get("shard") or {}).get("count", 1) for one in (now, saved))
+    if count != before:
+        return ["shard.count"]
+    return ["batch_size"] if count > 1 and saved["batch_size"] != now["batch_size"] else []
 
 
 def job(config: DictConfig) -> None:

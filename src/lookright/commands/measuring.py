@@ -2,12 +2,15 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lookright.answering.answerer import Answerer
-from lookright.common.jsonl import AppendOnly
+from lookright.common.jsonl import AppendOnly, LinesById, cut_torn_line, write_atomically
 from lookright.common.streams import progress
+from lookright.composing.workspace import Workspace
 from lookright.config.made_by import MadeBy
 from lookright.errors import LookRightError, RecordError
 from lookright.evaluation.metric import Metrics
@@ -25,20 +28,56 @@ METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 
 
-def predict(answerer: Answerer, questions: Questions, metrics: Metrics, folder: Path) -> None:
-    """Append the answers that are not in `predictions.jsonl` yet."""
-    with AppendOnly(folder / ANSWERS_FILE) as written:
+def predict(answerer: Answerer, questions: Questions, metrics: Metrics, workspace: Workspace) -> None:
+    """Append the answers to the questions of a shard that are not in its `predictions.jsonl` yet.
+
+    Questions go to shards by whole batches of the answerer, so that each is answered in the batch that it would be
+    answered in without shards, and so to the last bit.
+    """
+    assert workspace.batch_size == answerer.batch_size
+    with AppendOnly(workspace.predictions) as written:
         for pictures, prompts in questions.groups():
-            done = sum(prompt.id in written.done for prompt in prompts)
-            answers = answerer.answer(prompts, pictures, written.done)
-            for item in progress(answers, len(prompts), "answer", done):
+            mine = [prompts[number] for number in workspace.numbers(len(prompts))]
+            done = sum(prompt.id in written.done for prompt in mine)
+            answers = answerer.answer(mine, pictures, written.done)
+            for item in progress(answers, len(mine), "answer", done):
                 written.add(prediction_line(item, metrics))
 
 
+def join_shards(workspace: Workspace, questions: Questions) -> None:
+    """Write `predictions.jsonl` of those of all shards, in the order of the questions, which are read.
+
+    Raises ConfigError for a shard that has none, and LookRightError for a question without an answer.
+    """
+    if workspace.num_shards == 1:
+        return
+    paths = workspace.parts("predictions", stage="measure")
+    for path in paths:
+        cut_torn_line(path)
+    with ExitStack() as opened:
+        parts = [opened.enter_context(LinesById(path)) for path in paths]
+        write_atomically(workspace.final("predictions"), _joined(workspace, questions, parts))
+
+
+def _joined(workspace: Workspace, questions: Questions, parts: Sequence[LinesById]) -> Iterator[str]:
+    for _, prompts in questions.groups():
+        for number, prompt in enumerate(prompts):
+            shard = number // workspace.batch_size % workspace.num_shards
+            line = parts[shard].get(prompt.id)
+            if line is None:
+                raise LookRightError(f"question {prompt.id} has no answer yet; run shard.index={shard} to its end")
+            yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
 def measure(
-    answerer: Answerer, questions: Questions, metrics: Metrics, num_examples: int, folder: Path, record: MadeBy
+    answerer: Callable[[], Answerer],
+    questions: Questions,
+    metrics: Metrics,
+    num_examples: int,
+    folder: Path,
+    record: MadeBy,
 ) -> dict[str, Any]:
-    """Write `metrics.json`, whose content is returned, and the page with so many examples.
+    """Write `metrics.json`, whose content is returned, and the page with so many examples, read by the `answerer`.
 
     Raises LookRightError for a question without a prediction.
     """
@@ -57,7 +96,7 @@ def measure(
     for pictures, prompt in drawn.take():
         line = lines[prompt.id]
         try:
-            answers = {"Model": shown_answer(answerer, prompt, line, pictures)}
+            answers = {"Model": shown_answer(answerer(), prompt, line, pictures)}
         except RecordError as error:
             questions.tell(prompt, error)
             continue

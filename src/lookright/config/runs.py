@@ -29,7 +29,7 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
         raise ConfigError(f"{key}={folder} holds no {CONFIG_FILE}; set {key} to the folder of a run")
     try:
         config = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{key}={folder}: {CONFIG_FILE} cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{key}={folder}: {CONFIG_FILE} holds no keys; set {key} to the folder of a run")

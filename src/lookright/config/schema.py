@@ -87,6 +87,8 @@ class InferConfig:
     metrics: dict[str, Any] = field(default_factory=dict)
     ratio_layer: int | None = None
     ratio_rows: str = "response"
+    stage: str = "all"
+    shard: ShardConfig = field(default_factory=ShardConfig)
     batch_size: int = 16
     num_threads: int | None = None
     device: str = "auto"
