@@ -67,6 +67,12 @@ def tell_results(loggers: Sequence[Logger], measured: Mapping[str, float], step:
             logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, step)
 
 
+def example_callbacks(loggers: Sequence[Logger], val_set: PairDataset) -> list[Callback]:
+    """What logs held-out pairs; nothing where no logger wants any."""
+    wanting = [one for one in loggers if isinstance(one, RunLogger) and one.examples > 0]
+    return [LogExamples(wanting, val_set)] if wanting and len(val_set) else []
+
+
 class LogExamples(Callback):
     """Logs a few held-out pairs at each validation: what the policy answers, and where it looks meanwhile.
 
@@ -74,14 +80,13 @@ class LogExamples(Callback):
     first process answers; the random numbers of the training are not touched.
     """
 
-    def __init__(self, loggers: Sequence[Logger], val_set: PairDataset) -> None:
-        self.val_set = val_set
-        self.loggers = [one for one in loggers if isinstance(one, RunLogger) and one.examples > 0]
+    def __init__(self, loggers: Sequence[RunLogger], val_set: PairDataset) -> None:
+        self.loggers, self.val_set = loggers, val_set
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell where no examples will come."""
         del pl_module
-        if self.loggers and isinstance(trainer.strategy, LayerwiseFSDP):
+        if isinstance(trainer.strategy, LayerwiseFSDP):
             rank_zero_warn("trainer=fsdp: no process has the whole policy, so that no examples are logged")
             self.loggers = []
 

@@ -22,7 +22,7 @@ from lookright.backbones.adapters import PeftModel
 from lookright.backbones.loading import torch_dtype
 from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of
-from lookright.commands.logged import LogExamples, tell_config, tell_results
+from lookright.commands.logged import example_callbacks, tell_config, tell_results
 from lookright.commands.measuring import METRICS_FILE as MEASURED_FILE
 from lookright.commands.repeating import Earlier
 from lookright.commands.run_folder import (
@@ -186,7 +186,7 @@ def _trainer(parts: TrainParts) -> Trainer:
         seed=config.seed,
         has_validation=len(parts.data.val_set) > 0,
         idle_parameters=parts.idle_parameters,
-        callbacks=[*parts.callbacks.values(), LogExamples(parts.loggers, parts.data.val_set)],
+        callbacks=[*parts.callbacks.values(), *example_callbacks(parts.loggers, parts.data.val_set)],
     )
     _refuse_sweep(trainer)
     return trainer

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lookright.config.check import check_config
 from lookright.config.entry import is_shard, sweep_output
 from lookright.config.runs import read_config, repeated_config
+from lookright.config.swept import key_of, swept_keys
 from lookright.errors import ConfigError
 from lookright.launching.jobs import Job, same_in_all
 from lookright.launching.resources import resources_of
@@ -31,10 +32,12 @@ class Planner:
 
     def jobs(self, sweep: Sequence[Sequence[str]], first_num: int, offers_gpus: Callable[[], bool]) -> list[Job]:
         """A job for each list of overrides. Raises ConfigError with the problems of all."""
-        common = same_in_all(sweep)
+        common, searched = same_in_all(sweep), self._swept_keys()
         jobs, problems = [], []
         for num, overrides in enumerate(sweep, start=first_num):
             swept = [item for item in overrides if item not in common]
+            # a search may have one job a launch, or two that drew the same value
+            swept = [item for item in overrides if key_of(item) in searched] if searched else swept
             try:
                 jobs.append(self._job(num, list(overrides), swept, offers_gpus))
             except ConfigError as error:
@@ -43,6 +46,11 @@ class Planner:
         if problems:
             raise ConfigError("\n".join(problems))
         return jobs
+
+    def _swept_keys(self) -> set[str]:
+        """Keys that the whole sweep gives several values."""
+        params = self.config.hydra.sweeper.get("params") or {}
+        return swept_keys(self.config.hydra.overrides.task) | {key.lstrip("+") for key in params}
 
     def _job(self, num: int, overrides: list[str], swept: list[str], offers_gpus: Callable[[], bool]) -> Job:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)

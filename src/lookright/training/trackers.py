@@ -161,18 +161,23 @@ class RunWandbLogger(RunLogger, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Rows that W&B has already are left out: a run that goes on makes the very same again."""
-        if step is None or step >= self._last_known:
+        # the run says what it has when it begins
+        if self.experiment and (step is None or step >= self._last_known):
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_examples(self, examples: Sequence[LoggedExample], step: int) -> None:
-        """A table, a row each."""
+        """Pictures with what was said as their caption, and a table; both lie in the run's folder, offline too."""
         import wandb
 
-        rows = [[*_cells(one).values(), wandb.Image(one.image)] for one in examples]
-        if rows:
-            table = wandb.Table(columns=[*_cells(examples[0]), "pictures and heat maps"], data=rows)
-            self.log_metrics({"val/examples": table}, step)
+        if examples:
+            images = {
+                f"val/examples/{one.id}": wandb.Image(one.image, caption=f"{one.question}\n→ {one.answer}")
+                for one in examples
+            }
+            rows = [list(_cells(one).values()) for one in examples]
+            table = wandb.Table(columns=list(_cells(examples[0])), data=rows)
+            self.log_metrics({"val/answers": table} | images, step)
 
     def close(self, exit_code: int) -> None:
         """The next run of this process begins another run of W&B."""
