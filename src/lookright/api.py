@@ -17,7 +17,7 @@ from lookright.answering.decoder import Decoder
 from lookright.answering.heat import attention_heat
 from lookright.attention.band import layer_band, one_layer
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.backbones.loading import check_adapter, load_policy, placing
 from lookright.composing.asked import asked_prompt
 from lookright.config import schema
 from lookright.config.check import Problems
@@ -52,7 +52,7 @@ def load(
     adapter: str | Path | None = None,
     decode: str | Decoder = "greedy",
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str = "auto",
     ratio_layer: int | None = None,
     ratio_rows: str = "response",
     **options: Any,
@@ -268,9 +268,7 @@ def _built(config: DictConfig, decoder: Decoder | None) -> Model:
     """Check everything, then load the weights."""
     problems = Problems(config)
     with problems:
-        device = pick_device(config.device)
-    with problems:
-        dtype = torch_dtype(config.dtype)
+        device, dtype = placing(config.device, config.dtype)
     with problems:
         check_adapter(config.adapter)
     with problems:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from lookright.common.jsonl import AppendOnly
+from lookright.composing.workspace import open_workspace
 from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError
 
@@ -86,3 +88,21 @@ def test_shards_of_lots_by_format_and_an_unfinished_shard(run: Run, tmp_path: Pa
     run(parts, *counts, "shard.count=2", "stage=answer")
     run(parts, *counts, "shard.count=2", "stage=select")
     assert_same_files(parts, whole)
+
+
+def test_a_type_that_follows_the_device_is_known_once_answers_are_there(
+    composed: Callable[..., DictConfig], settings: list[str], tmp_path: Path
+) -> None:
+    """Answered on a GPU, selected where none is: the second neither contradicts the first nor forgets its type."""
+
+    def opened(*overrides: str) -> str:
+        config = composed("generate", *settings, f"output={tmp_path}", *overrides)
+        open_workspace(config)
+        return OmegaConf.load(tmp_path / "config.yaml").dtype
+
+    assert opened("stage=compose") == "auto"
+    assert opened("dtype=bfloat16") == "bfloat16"
+    (tmp_path / "answers.jsonl").touch()
+    assert opened("stage=select") == "bfloat16"
+    with pytest.raises(ConfigError, match=r"\(dtype was bfloat16, is float32\); set these back"):
+        opened("dtype=float32")

@@ -23,7 +23,7 @@ from lookright.common.locks import locked
 from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.launching.jobs import GO_ON
-from lookright.training.checkpoints import newest_whole, steps_in
+from lookright.training.checkpoints import NUM_RANKS, newest_whole, num_ranks_of, steps_in
 from lookright.training.preference import PreferenceModule
 
 Compose = Callable[..., DictConfig]
@@ -337,3 +337,39 @@ def test_a_summary_is_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["metrics"] == {"val/loss": 1.5, "val/ratio": None}
     with pytest.raises(ValueError, match="JSON compliant"):
         write_summary(tmp_path, {"value": float("inf")})
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_run_goes_on_with_as_many_processes_or_not_at_all(
+    said: bool, composed: Compose, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(monkeypatch, composed("train", *settings, f"output={tmp_path}"), 3)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    if not said:
+        # an older version did not write it; what it began goes on as it did
+        for path in steps_in(tmp_path / "checkpoints"):
+            state = torch.load(path, weights_only=True)
+            del state[NUM_RANKS]
+            torch.save(state, path)
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace("  devices: 1\n", "  devices: 2\n" if said else "  devices: 1\n"))
+    if not said:
+        train(composed("train", f"resume={tmp_path}"))
+        return
+    monkeypatch.setattr("lookright.commands.train._module", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(
+        ConfigError, match=r"step=1.ckpt is of a run of 1 processes, and this one would have 2; give it 1"
+    ):
+        train(composed("train", f"resume={tmp_path}"))
+    config.write_bytes(kept[config])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+def test_a_folder_of_deepspeed_says_its_processes_by_their_parts(tmp_path: Path) -> None:
+    path = tmp_path / "step=3.ckpt"
+    (path / "checkpoint").mkdir(parents=True)
+    assert num_ranks_of(path) is None
+    for rank in range(3):
+        (path / "checkpoint" / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    (path / "checkpoint" / "mp_rank_00_model_states.pt").touch()
+    assert num_ranks_of(path) == 3

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lookright.attention.kernels import AMPERE
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from lookright.backbones.adapters import PeftModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+AUTO = "auto"
 
 
 def torch_dtype(name: str, key: str = "dtype") -> torch.dtype:
@@ -35,6 +38,40 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name} but no CUDA device is visible; set device=cpu or auto")
     return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices: any CPU, CUDA from Ampere on, ROCm."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def placing(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Where a model answers, and in which type; `auto` is bfloat16 on a GPU that has it, else float32.
+
+    Raises ConfigError with what is wrong with either, one a line.
+    """
+    problems = []
+    try:
+        place = pick_device(device)
+    except ConfigError as error:
+        problems.append(str(error))
+    if dtype != AUTO and dtype not in DTYPES:
+        problems.append(f"dtype={dtype!r}; valid: {', '.join(DTYPES)}, {AUTO}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if dtype == AUTO:
+        return place, torch.bfloat16 if place.type == "cuda" and has_bfloat16(place) else torch.float32
+    if dtype == "bfloat16" and not has_bfloat16(place):
+        name = torch.cuda.get_device_name(place)
+        raise ConfigError(f"dtype=bfloat16, but {name} has no units for it; set dtype=float16 or float32")
+    return place, DTYPES[dtype]
+
+
+def dtype_key(dtype: torch.dtype) -> str:
+    """The name of a type in a config."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
 
 
 def check_adapter(adapter: str | None, key: str = "adapter") -> None:

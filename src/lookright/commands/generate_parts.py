@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from lookright.answering.decoder import Decoder
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, pick_device, torch_dtype
+from lookright.backbones.loading import check_adapter, dtype_key, placing
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
 from lookright.composing.formats.base import Composer
@@ -64,9 +64,9 @@ class GenerationParts:
     def _check_answering(self, problems: Problems) -> None:
         config = self.config
         with problems:
-            self.device = pick_device(config.device)
-        with problems:
-            self.dtype = torch_dtype(config.dtype)
+            self.device, self.dtype = placing(config.device, config.dtype)
+            # what answers depend on is saved as it was, not as `auto`
+            config.dtype = dtype_key(self.dtype)
         with problems:
             check_adapter(config.adapter)
         self.decoder = problems.build("decode")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.backbones.loading import check_adapter, dtype_key, load_policy, placing
 from lookright.commands.cli import start
 from lookright.commands.infer_sweep import infer_sweep, is_sweep
 from lookright.commands.measuring import (
@@ -125,9 +125,9 @@ class _Parts:
     def __init__(self, config: DictConfig) -> None:
         problems = Problems(config)
         with problems:
-            self.device = pick_device(config.device)
-        with problems:
-            self.dtype = torch_dtype(config.dtype)
+            self.device, self.dtype = placing(config.device, config.dtype)
+            # what answers depend on is saved as it was, not as `auto`
+            config.dtype = dtype_key(self.dtype)
         with problems:
             check_adapter(config.adapter)
         with problems:

@@ -21,7 +21,14 @@ from lookright.config.runs import CONFIG_FILE, own_config, repeated_config
 from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
-from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, newest_whole, step_of, steps_in
+from lookright.training.checkpoints import (
+    CHECKPOINT_FOLDER,
+    RunCheckpoints,
+    newest_whole,
+    num_ranks_of,
+    step_of,
+    steps_in,
+)
 from lookright.training.datamodule import PreferenceData
 from lookright.training.loggers import METRICS_FILE, RunLogger
 
@@ -87,6 +94,8 @@ def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeB
     """
     folder = Path(config.output)
     checkpoint = None if config.resume is None else newest_whole(folder)
+    if checkpoint is not None:
+        _refuse_other_ranks(checkpoint, trainer)
     if not trainer.is_global_zero:
         return checkpoint
     if checkpoint is not None:
@@ -104,6 +113,22 @@ def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeB
     write_atomically(folder / CONFIG_FILE, [OmegaConf.to_yaml(resolved(config))])
     record().write(folder)
     return None
+
+
+def _refuse_other_ranks(checkpoint: Path, trainer: Trainer) -> None:
+    """Raise ConfigError where a run would go on with more or fewer processes: its batches were dealt to as many.
+
+    Some pairs of the epoch would be trained twice and some not at all, and steps and schedule would be others.
+    """
+    before, now = num_ranks_of(checkpoint), trainer.world_size
+    if before in (None, now):
+        return
+    folder = checkpoint.parents[1]
+    raise ConfigError(
+        f"resume={folder}: {checkpoint.name} is of a run of {before} processes, and this one would have {now}; give it "
+        f"{before} (trainer.devices and trainer.num_nodes in {folder / CONFIG_FILE}; auto takes the devices that are "
+        "visible), or start anew with another output"
+    )
 
 
 def _note_going_on(folder: Path, now: MadeBy) -> None:

@@ -39,7 +39,7 @@ from lookright.commands.run_folder import (
 )
 from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
 from lookright.common.locks import locked
-from lookright.common.stopping import stoppable
+from lookright.common.stopping import end_with_run, starts_ranks, stoppable
 from lookright.config.entry import given_overrides
 from lookright.config.inputs import PICTURES, Input, inputs_of
 from lookright.config.made_by import MadeBy, describe_data, made_by
@@ -66,8 +66,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     """Train as configured; returns what `summary.json` holds.
 
     Config, records and pictures are checked before weights load. A `resume` run takes its own saved config.
-    Of several processes the first one alone writes. Raises Stopped where a signal ends it.
+    Of several processes the first one alone writes, and where one fails all end. Raises Stopped where a signal ends it.
     """
+    end_with_run()
     config = run_config(config)
     folder = Path(config.output)
     # check: everything that can be told without records and weights
@@ -116,6 +117,8 @@ def _fit(parts: TrainParts, trainer: Trainer, num_steps: int) -> dict[str, Any]:
 
     # fit, from the beginning or from the newest checkpoint
     prepare_reference(module, data, trainer)
+    if trainer.world_size > 1 and trainer.local_rank == 0:
+        starts_ranks()
     with memory_told(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.backbones.loading import check_adapter, dtype_key, load_policy, placing
 from lookright.commands.cli import start
 from lookright.commands.infer import open_output, with_run
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
@@ -82,9 +82,9 @@ class _Parts:
     def __init__(self, config: DictConfig) -> None:
         problems = Problems(config)
         with problems:
-            self.device = pick_device(config.device)
-        with problems:
-            self.dtype = torch_dtype(config.dtype)
+            self.device, self.dtype = placing(config.device, config.dtype)
+            # what answers depend on is saved as it was, not as `auto`
+            config.dtype = dtype_key(self.dtype)
         with problems:
             check_adapter(config.adapter)
         with problems:

@@ -155,6 +155,9 @@ def open_workspace(config: DictConfig) -> Workspace:
         )
     # one answer is what runs had before the key was there
     saved = OmegaConf.merge({"num_answers": 1}, read_config(workspace.folder, "output"))
+    if config.dtype == "auto":
+        # a stage that answers knows its device; what answered before stays known
+        config.dtype = saved.dtype
     answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
     keys = ANSWER_KEYS if answered else COMPOSE_KEYS
     changed = [place for key in keys for place in _changes(_plain(saved, key), _plain(config, key), key)]

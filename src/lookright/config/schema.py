@@ -45,7 +45,7 @@ class GenerateConfig:
     num_workers: int = 0
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     seed: int = 0
     output: str | None = None
     resume: bool = True
@@ -92,7 +92,7 @@ class InferConfig:
     batch_size: int = 16
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     overlays: int = 12
     seed: int = 0
     output: str | None = None
@@ -112,7 +112,7 @@ class TuneAdaptiveConfig:
     batch_size: int = 16
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     output: str | None = None
 
 
