@@ -15,15 +15,17 @@ from lookright.config.entry import launch
 from lookright.config.folders import CONFIG_FOLDER
 
 
-def start(name: str, job: TaskFunction | None = None) -> None:
-    """Run the command as `sys.argv` says; `job` is that of its module where this is imported already."""
+def start(name: str, job: TaskFunction | None = None, module: str | None = None) -> None:
+    """Run the command as `sys.argv` says; `job` is that of its module where this is imported already.
+
+    `module` is where it is where not in `lookright.commands`.
+    """
     decorate = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)
-    launch(decorate(job or _imported(name)), name)
+    launch(decorate(job or _imported(module or f"lookright.commands.{name}")), name)
 
 
-def _imported(name: str) -> TaskFunction:
+def _imported(module: str) -> TaskFunction:
     """The `job` of a command's module, which is imported when it is called."""
-    module = f"lookright.commands.{name}"
 
     def job(config: DictConfig) -> Any:
         return import_module(module).job(config)
