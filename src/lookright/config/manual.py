@@ -18,11 +18,12 @@ ROOTS = {
     "train": schema.TrainConfig,
     "infer": schema.InferConfig,
     "tune_adaptive": schema.TuneAdaptiveConfig,
+    "ask": schema.AskConfig,
     "export": schema.ExportConfig,
 }
 """Each command's file in `conf/`, and the class that lists its root keys."""
 
-MODULES = ("export",)
+MODULES = ("ask", "export")
 """Commands that are no script."""
 
 WHOLE = ("defaults", "_target_")

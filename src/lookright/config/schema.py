@@ -115,6 +115,29 @@ class TuneAdaptiveConfig:
 
 
 @dataclass
+class AskConfig:
+    """Root of `python -m lookright.ask`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    images: Any = MISSING
+    question: str | None = None
+    target: int | None = None
+    decode: Any = MISSING
+    num_answers: int = 1
+    format: str = "text"
+    ratio_layer: int | None = None
+    ratio_rows: str = "response"
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    heat_side: int = 480
+    output: str | None = None
+
+
+@dataclass
 class ExportConfig:
     """Root of `python -m lookright.export`."""
 
@@ -146,6 +169,7 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="infer_schema", node=InferConfig)
     store.store(name="tune_adaptive_schema", node=TuneAdaptiveConfig)
+    store.store(name="ask_schema", node=AskConfig)
     store.store(name="export_schema", node=ExportConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver(
