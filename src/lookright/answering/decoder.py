@@ -164,7 +164,12 @@ class Decoder:
         """How a token is chosen, in transformers' terms."""
         if self.sampling is None:
             return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
+        return {
+            "do_sample": True,
+            "temperature": float(self.sampling.temperature),
+            "top_p": float(self.sampling.top_p),
+            "top_k": 0,
+        }
 
 
 def _cut(ids: list[int], backbone: Backbone) -> list[int]:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from lookright.ask.question import read_question
 from lookright.commands.cli import start
 from lookright.config.entry import EXIT_USER_ERROR
+from lookright.config.runs import with_run
 from lookright.errors import ConfigError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
@@ -43,12 +45,14 @@ def main() -> None:
         sys.exit(EXIT_USER_ERROR)
 
     def job(config: DictConfig) -> None:
+        if question is not None:
+            config.question = question
+        config = with_run(config)
+        asked = read_question(config)
         # here, since it imports torch
         from lookright.ask.command import ask
 
-        if question is not None:
-            config.question = question
-        ask(config)
+        ask(config, asked)
 
     sys.argv[1:] = rest
     start("ask", job)

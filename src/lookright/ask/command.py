@@ -6,39 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from lookright.answering.shares import Shares
 from lookright.api import ModelParts, Reply
+from lookright.ask.question import Asked, read_question
 from lookright.common.jsonl import write_atomically
-from lookright.composing.asked import asked_prompt
 from lookright.config.made_by import made_by
 from lookright.config.runs import with_run
-from lookright.errors import ConfigError, RecordError
 from lookright.packing.encode import row_length
-from lookright.records.held_pictures import HeldPictures
-from lookright.types import Prompt
 
-FORMATS = ("text", "json")
 ANSWER_FILE = "answer.json"
 
 
-def ask(config: DictConfig) -> dict[str, Any]:
+def ask(config: DictConfig, asked: Asked | None = None) -> dict[str, Any]:
     """Answer one question; returns what is printed with `format=json`, and lies in `answer.json` of `output`.
+
+    `asked` is the question where it was read before, with the config of its run.
 
     Raises ConfigError or RecordError, both before weights load, for what cannot be asked.
     """
-    config = with_run(config)
+    if asked is None:
+        config = with_run(config)
+        asked = read_question(config)
+    prompt, pictures = asked.prompt, asked.pictures
     parts = ModelParts(config)
-    paths = _paths(config)
-    _check(config, parts)
-    prompt, pictures = _question(config, parts, paths)
+    parts.decoder.check_num_answers(config.num_answers)
+    row_length(parts.backbone, prompt, pictures)
+    parts.decoder.check(parts.backbone, [prompt])
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     model = parts.load()
     replies = model.reply(prompt, pictures, config.num_answers)
     shares = [reply.shares() for reply in replies]
-    told = _told(config, prompt, paths, replies, shares)
+    told = _told(config, asked, replies, shares)
     if config.output is not None:
         told["heat"] = _write_heat(Path(config.output), replies, config.heat_side)
         text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
@@ -50,55 +51,14 @@ def ask(config: DictConfig) -> dict[str, Any]:
     return told
 
 
-def _check(config: DictConfig, parts: ModelParts) -> None:
-    """Raise ConfigError for values of the command's own keys."""
-    parts.decoder.check_num_answers(config.num_answers)
-    if config.format not in FORMATS:
-        raise ConfigError(f"format={config.format!r}; valid: {', '.join(FORMATS)}")
-    if config.heat_side < 1:
-        raise ConfigError(f"heat_side={config.heat_side}; set 1 pixel or more")
-    if config.output is not None and Path(config.output).is_file():
-        raise ConfigError(f"output={config.output} is a file; set output to a folder")
-
-
-def _paths(config: DictConfig) -> list[Path]:
-    """The pictures' files. Raises ConfigError for what is no list of paths, or not there."""
-    given: Any = config.images
-    names = list(given) if isinstance(given, ListConfig) else [given]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"images={given}; set one path, or a list of paths: images=[a.jpg,b.jpg]")
-    paths = [Path(name) for name in names]
-    missing = [f"images[{number}]={path} is no file" for number, path in enumerate(paths) if not path.is_file()]
-    if missing:
-        raise ConfigError("\n".join(f"{one}; set images to files that are there" for one in missing))
-    return paths
-
-
-def _question(config: DictConfig, parts: ModelParts, paths: Sequence[Path]) -> tuple[Prompt, HeldPictures]:
-    """The prompt and its pictures. Raises ConfigError, or RecordError, for a question that cannot be asked."""
-    if config.question is None or not config.question.strip():
-        raise ConfigError('question is not set; add it in quotes, as "In Image2, what color is the car?"')
-    try:
-        pictures = HeldPictures(paths)
-        prompt = asked_prompt(pictures, config.question, config.target)
-    except RecordError as error:
-        # they are called images here
-        raise RecordError(error.reason, str(error).replace("pictures[", "images[")) from error
-    row_length(parts.backbone, prompt, pictures)
-    parts.decoder.check(parts.backbone, [prompt])
-    return prompt, pictures
-
-
-def _told(
-    config: DictConfig, prompt: Prompt, paths: Sequence[Path], replies: Sequence[Reply], shares: Sequence[Shares]
-) -> dict[str, Any]:
+def _told(config: DictConfig, asked: Asked, replies: Sequence[Reply], shares: Sequence[Shares]) -> dict[str, Any]:
     """Everything that is known, as plain values."""
     record = made_by(config, "-m lookright.ask", "")
     return {
         "question": config.question,
-        "prompt": prompt.prompt,
-        "images": [str(path) for path in paths],
-        "target": prompt.target,
+        "prompt": asked.prompt.prompt,
+        "images": [str(path) for path in asked.paths],
+        "target": asked.prompt.target,
         "even_shares": shares[0].even,
         "answers": [
             {
@@ -107,7 +67,7 @@ def _told(
                 "attention_ratio": reply.attention_ratio,
                 "even_ratio": reply.even_ratio,
                 "scaled_ratio": reply.scored.scaled_ratio,
-                "factor": reply.scored.answer.factor,
+                "factor": round(reply.scored.answer.factor, 6),
                 "perplexity": reply.scored.perplexity,
                 "shares": own.shares,
             }
