@@ -35,6 +35,7 @@ def test_stock_ids_are_ours(model_file: Path, form: str, legacy: bool, tmp_path:
     ids = {"bos_id": 1, "end_id": 2, "pad_id": 0, "image_id": image}
     assert write_stock_tokenizer(file, tmp_path / "out", ours, limit=4096, **ids)
     stock = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert "max_length" not in stock.init_kwargs, "a processor would cut prompts to what a file was last used with"
     for text in texts():
         wanted = our_ids(ours, text, 1, image)
         assert stock(text)["input_ids"] == wanted, text

@@ -67,6 +67,16 @@ class Decoder:
         """Raise ConfigError for what does not fit the model or the `prompts`, before any weights load."""
         del backbone, prompts
 
+    def check_num_answers(self, num_answers: int) -> None:
+        """Raise ConfigError for a number of answers to each prompt that would all be the same."""
+        if num_answers < 1:
+            raise ConfigError(f"num_answers={num_answers}; set 1 or more")
+        if num_answers > 1 and self.sampling is None:
+            raise ConfigError(
+                f"num_answers={num_answers}, but without decode.sampling all answers to a prompt are the same; "
+                "set decode=sample, or num_answers=1"
+            )
+
     def answer(self, backbone: Backbone, policy: nn.Module, inputs: Sequence[DecoderInput]) -> list[Answer]:
         """Answer every prompt of a batch; `policy` may carry adapters and is left in evaluation mode."""
         model = bare_model(policy.eval())
@@ -154,7 +164,12 @@ class Decoder:
         """How a token is chosen, in transformers' terms."""
         if self.sampling is None:
             return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
+        return {
+            "do_sample": True,
+            "temperature": float(self.sampling.temperature),
+            "top_p": float(self.sampling.top_p),
+            "top_k": 0,
+        }
 
 
 def _cut(ids: list[int], backbone: Backbone) -> list[int]:

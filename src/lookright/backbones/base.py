@@ -185,6 +185,11 @@ class Backbone(ABC):
     def save_pretrained(self, model: PreTrainedModel, folder: Path) -> None:
         """Write weights, tokenizer and processor so that `path=folder` loads them."""
 
+    @property
+    def loaded_layout(self) -> str:
+        """The one of `export_layouts` that the weights were found in."""
+        return self.export_layouts[0]
+
     def export(
         self, model: PreTrainedModel, folder: Path, *, layout: str, home: Path, shard_bytes: int = SHARD_BYTES
     ) -> None:

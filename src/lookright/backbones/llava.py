@@ -133,6 +133,11 @@ class LlavaBackbone(Backbone):
         """Write the layout that was loaded; transformers' own loads in its AutoProcessor and AutoModel classes."""
         self.layout.save(model, Path(folder), self.processor, self.system_prompt)
 
+    @property
+    def loaded_layout(self) -> str:
+        """`stock` or `original`."""
+        return "original" if isinstance(self.layout, OriginalLayout) else "stock"
+
     def export(
         self, model: PreTrainedModel, folder: Path, *, layout: str, home: Path, shard_bytes: int = SHARD_BYTES
     ) -> None:

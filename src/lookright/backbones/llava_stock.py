@@ -12,6 +12,7 @@ from transformers.utils import cached_file
 
 from lookright.backbones.quantization import loading_arguments
 from lookright.backbones.shards import SHARD_BYTES, Filling, check_bare, write_json
+from lookright.backbones.stock_tokenizer import forget_last_use
 from lookright.errors import ConfigError
 from lookright.types import IMAGE_PLACEHOLDER
 
@@ -98,6 +99,7 @@ class StockLayout:
         check_bare(model.state_dict())
         model.save_pretrained(folder, max_shard_size=shard_bytes)
         copy_files(self.path, folder, TOKENIZER_FILES)
+        forget_last_use(folder)
         write_processor(self.config, folder, processor, system_prompt)
 
 

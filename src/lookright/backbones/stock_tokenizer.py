@@ -38,6 +38,7 @@ def write_stock_tokenizer(
     for name in FILES:
         if (file.parent / name).is_file():
             shutil.copyfile(file.parent / name, folder / name)
+    forget_last_use(folder)
     if _agrees(folder, ours, bos_id, image_id):
         return True
     for name in FILES:
@@ -65,6 +66,14 @@ def write_stock_tokenizer(
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
     return _agrees(folder, ours, bos_id, image_id)
+
+
+def forget_last_use(folder: Path) -> None:
+    """Take out of a `tokenizer.json` what it was last used with: stock processors would cut prompts by it."""
+    file = folder / "tokenizer.json"
+    data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if data.get("truncation") is not None or data.get("padding") is not None:
+        file.write_text(json.dumps(data | {"truncation": None, "padding": None}, ensure_ascii=False), encoding="utf-8")
 
 
 def our_ids(ours: TextTokenizer, text: str, bos_id: int, image_id: int) -> list[int]:

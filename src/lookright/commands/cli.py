@@ -17,18 +17,20 @@ from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.help import asked_for_help, print_help
 
 
-def start(name: str, job: TaskFunction | None = None) -> None:
-    """Run the command as `sys.argv` says; `job` is that of its module where this is imported already."""
+def start(name: str, job: TaskFunction | None = None, module: str | None = None) -> None:
+    """Run the command as `sys.argv` says; `job` is that of its module where this is imported already.
+
+    `module` is where it is where not in `lookright.commands`.
+    """
     if asked_for_help(sys.argv[1:]):
         launch(partial(print_help, name, sys.argv[1:]), name)
         return
     decorate = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)
-    launch(decorate(job or _imported(name)), name)
+    launch(decorate(job or _imported(module or f"lookright.commands.{name}")), name)
 
 
-def _imported(name: str) -> TaskFunction:
+def _imported(module: str) -> TaskFunction:
     """The `job` of a command's module, which is imported when it is called."""
-    module = f"lookright.commands.{name}"
 
     def job(config: DictConfig) -> Any:
         return import_module(module).job(config)

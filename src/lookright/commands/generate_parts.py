@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.answering.decoder import Decoder
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, dtype_key, placing
@@ -71,7 +70,8 @@ class GenerationParts:
             check_adapter(config.adapter)
         self.decoder = problems.build("decode")
         with problems:
-            _check_num_answers(self.config.num_answers, self.decoder)
+            if self.decoder is not None:
+                self.decoder.check_num_answers(self.config.num_answers)
         self.noise = problems.build("noise")
         with problems:
             unknown = sorted(set(getattr(self.noise, "std", ())) - set(config.composers))
@@ -111,17 +111,6 @@ class GenerationParts:
         for name, count in ((one.name, count) for one in self.composers for count in one.mixture):
             with problems:
                 rule.threshold(name, count)
-
-
-def _check_num_answers(num_answers: int, decoder: Decoder | None) -> None:
-    """Raise ConfigError for several answers that would all be the same."""
-    if num_answers < 1:
-        raise ConfigError(f"num_answers={num_answers}; set 1 or more")
-    if num_answers > 1 and decoder is not None and decoder.sampling is None:
-        raise ConfigError(
-            f"num_answers={num_answers}, but without decode.sampling all answers to a prompt are the same; "
-            "set decode=sample, or num_answers=1"
-        )
 
 
 def _stages(stage: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """`infer.py` from a composed config to predictions, metrics and a report."""
 
-import re
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
@@ -29,10 +28,10 @@ from lookright.common.jsonl import write_atomically
 from lookright.common.stopping import stoppable
 from lookright.composing.workspace import Workspace, only_writer
 from lookright.config.check import Problems
-from lookright.config.entry import given_overrides, with_output
+from lookright.config.entry import with_output
 from lookright.config.inputs import PICTURES
 from lookright.config.made_by import MadeBy, describe_data, made_by
-from lookright.config.runs import CONFIG_FILE, read_config, run_model
+from lookright.config.runs import CONFIG_FILE, read_config, with_run
 from lookright.errors import ConfigError
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
@@ -165,21 +164,6 @@ def _stages(config: DictConfig) -> tuple[str, ...]:
     if config.stage == "all":
         return STAGES if config.shard.count == 1 else STAGES[:1]
     return (config.stage,)
-
-
-def with_run(config: DictConfig) -> DictConfig:
-    """Fill in backbone and adapter from the training run. Raises ConfigError for a folder that is none."""
-    if config.run is None:
-        return config
-    if config.adapter is not None:
-        raise ConfigError(f"run={config.run} and adapter={config.adapter} are both set; remove one")
-    own = [item for item in given_overrides() if re.match(r"[+~]*backbone\b", item)]
-    if own:
-        raise ConfigError(
-            f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
-        )
-    config.backbone, config.adapter = run_model(config.run)
-    return config
 
 
 def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) -> Path:

@@ -13,7 +13,7 @@ from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import check_adapter, dtype_key, load_policy, placing
 from lookright.commands.cli import start
-from lookright.commands.infer import open_output, with_run
+from lookright.commands.infer import open_output
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.locks import locked
 from lookright.common.matching import is_correct
@@ -23,6 +23,7 @@ from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.entry import with_output
 from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.runs import with_run
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
 from lookright.evaluation.questions import Questions

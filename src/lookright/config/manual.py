@@ -18,11 +18,15 @@ ROOTS = {
     "train": schema.TrainConfig,
     "infer": schema.InferConfig,
     "tune_adaptive": schema.TuneAdaptiveConfig,
+    "ask": schema.AskConfig,
+    "export": schema.ExportConfig,
 }
 """Each command's file in `conf/`, and the class that lists its root keys."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same nodes from libyaml where that is there, in a tenth of the time: `--help` reads a dozen files."""
+MODULES = ("ask", "export")
+"""Commands that are no script."""
 
 WHOLE = ("defaults", "_target_")
 """Keys whose comment speaks of the whole file."""
@@ -158,7 +162,7 @@ def _flow(node: Node) -> str:
 
 
 def _command(file: ConfigFile, root: type, by_group: Mapping[str, list[ConfigFile]]) -> Iterator[str]:
-    yield f"### python {file.name}.py"
+    yield f"### python -m lookright.{file.name}" if file.name in MODULES else f"### python {file.name}.py"
     told = {key.path.removeprefix(HELP): key.value.strip('"') for key in file.keys if key.path.startswith(HELP)}
     yield told["header"]
     yield f"```bash\n{told['footer']}\n```"

@@ -1,5 +1,6 @@
 """The folder of a run, as others read it: its config by one door, its model, and what a repetition takes of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lookright.config.entry import given_overrides
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
 
@@ -114,3 +116,18 @@ def run_model(run: str | Path) -> tuple[DictConfig, str | None]:
         raise ConfigError(f"run={run} made its backbone itself; set backbone.path={folder / 'model'} instead of run")
     backbone.path = str(folder / "model")
     return backbone, None
+
+
+def with_run(config: DictConfig) -> DictConfig:
+    """Fill in backbone and adapter from the training run. Raises ConfigError for a folder that is none."""
+    if config.run is None:
+        return config
+    if config.adapter is not None:
+        raise ConfigError(f"run={config.run} and adapter={config.adapter} are both set; remove one")
+    own = [item for item in given_overrides() if re.match(r"[+~]*backbone\b", item)]
+    if own:
+        raise ConfigError(
+            f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
+        )
+    config.backbone, config.adapter = run_model(config.run)
+    return config

@@ -116,6 +116,48 @@ class TuneAdaptiveConfig:
     output: str | None = None
 
 
+@dataclass
+class AskConfig:
+    """Root of `python -m lookright.ask`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    images: Any = MISSING
+    question: str | None = None
+    target: int | None = None
+    decode: Any = MISSING
+    num_answers: int = 1
+    format: str = "text"
+    ratio_layer: int | None = None
+    ratio_rows: str = "response"
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    heat_side: int = 480
+    output: str | None = None
+
+
+@dataclass
+class ExportConfig:
+    """Root of `python -m lookright.export`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    merge: bool = True
+    layout: str | None = None
+    dtype: str | None = None
+    shard_gb: float = 5.0
+    verify: bool = True
+    base: str | None = None
+    license: str | None = None
+    num_threads: int | None = None
+    device: str = "auto"
+    output: str = MISSING
+
+
 def _first(*values: Any) -> Any:
     """The first value that is not null."""
     return next((value for value in values if value is not None), None)
@@ -129,6 +171,8 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="infer_schema", node=InferConfig)
     store.store(name="tune_adaptive_schema", node=TuneAdaptiveConfig)
+    store.store(name="ask_schema", node=AskConfig)
+    store.store(name="export_schema", node=ExportConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver(
         "sample", lambda name: str(Path(__file__).parents[1] / "records" / "sample" / name), replace=True
