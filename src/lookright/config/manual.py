@@ -18,8 +18,12 @@ ROOTS = {
     "train": schema.TrainConfig,
     "infer": schema.InferConfig,
     "tune_adaptive": schema.TuneAdaptiveConfig,
+    "serve": schema.ServeConfig,
 }
 """Each command's file in `conf/`, and the class that lists its root keys."""
+
+MODULES = {"serve": "-m lookright.serve"}
+"""What starts a command that has no file of its own name."""
 
 WHOLE = ("defaults", "_target_")
 """Keys whose comment speaks of the whole file."""
@@ -152,7 +156,7 @@ def _flow(node: Node) -> str:
 
 
 def _command(file: ConfigFile, root: type, by_group: Mapping[str, list[ConfigFile]]) -> Iterator[str]:
-    yield f"### python {file.name}.py"
+    yield f"### python {MODULES.get(file.name, f'{file.name}.py')}"
     rows = []
     for group, (option, _) in file.choices.items():
         names = ", ".join(_code(one.name) for one in by_group[group])

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -226,7 +226,8 @@ class Server:
         """The job's result; the job is given up where the client goes, or time is over. Raises Refusal."""
         place.hand_on(job)
         gone = asyncio.create_task(_gone(request))
-        result = asyncio.wrap_future(job.future)
+        future: Future[Any] = job.future
+        result = asyncio.wrap_future(future)
         try:
             await asyncio.wait({gone, result}, timeout=job.deadline - time.monotonic(), return_when="FIRST_COMPLETED")
             if result.done():

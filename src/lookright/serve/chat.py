@@ -55,7 +55,7 @@ class Chat(BaseModel):
     n: int | None = Field(None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    lookright: LookOptions = Field(default_factory=LookOptions)
+    lookright: LookOptions = LookOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class LookAsked(BaseModel):
     messages: list[dict[str, Any]] = Field(min_length=1)
     answer: str = Field(min_length=1, max_length=20000)
     token: int | None = Field(None, ge=0)
-    lookright: LookOptions = Field(default_factory=LookOptions)
+    lookright: LookOptions = LookOptions()
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

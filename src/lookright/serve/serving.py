@@ -154,7 +154,8 @@ def _listen(listener: socket.socket) -> None:
     try:
         listener.listen(1024)
     except OSError as error:
-        raise _not_ours(*listener.getsockname()[:2], error) from error
+        host, port = listener.getsockname()[:2]
+        raise _not_ours(host, port, error) from error
 
 
 def _not_ours(host: str, port: int, error: OSError) -> ConfigError:
