@@ -1,6 +1,7 @@
 """One thread that answers what waits, in batches of what may be answered together."""
 
 import copy
+import math
 import secrets
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from PIL import Image
 from torch import nn
 
 from lookright.answering.adaptive import AdaptiveDecoder
@@ -17,6 +19,7 @@ from lookright.answering.look import Look, layer_bands, look
 from lookright.answering.scoring import picture_coverage, score_answers
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
+from lookright.composing.asked import asked_prompt
 from lookright.errors import LookRightError
 from lookright.packing.encode import encode_question, row_length
 from lookright.packing.logprobs import RATIO_ROWS
@@ -100,6 +103,16 @@ class Engine:
         self._decoder(decoding, 1).check(self.backbone, prompts)
 
     # ---- the thread that answers ----
+
+    def warm(self) -> None:
+        """Answer a question with every model, so that weights are known to work, and no client waits for it."""
+        pictures = HeldPictures([Image.new("RGB", (64, 64), "grey")])
+        question = self.question(asked_prompt(pictures, "What is it?", 0), pictures)
+        for name in self.models.names:
+            decoding = Decoding(decode="greedy")
+            job = Job(model=name, question=question, decoding=decoding, tokens=2, deadline=math.inf, heat=True)
+            self._answer([job])
+            job.future.result()
 
     def start(self) -> None:
         """Begin to answer."""

@@ -49,6 +49,7 @@ def serve(config: DictConfig) -> None:
             max_waiting=parts.limits.waiting,
             seconds=parts.limits.seconds,
         )
+        engine.warm()
         server = Server(engine=engine, limits=parts.limits, style=config.prompt_style, ratio=config.ratio)
         app = application(server, config.api_key, list(config.allowed_hosts))
         _listen(listener)
