@@ -87,7 +87,7 @@ def test_base_and_tuned_beside_each_other(width: int, live: Live, open_page: Any
     answered(page, files)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     cards = page.query_selector_all(".answers .card")
-    assert [card.query_selector("b").inner_text() for card in cards] == ["tuned", "other"]
+    assert [card.query_selector("b").inner_text() for card in cards] == ["base", "tuned"]
     assert page.inner_text("#results-title") == "In Image2, what is it?"
     for card in cards:
         shares = [int(one.inner_text().split()[0]) for one in card.query_selector_all(".value")]
