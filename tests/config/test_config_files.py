@@ -20,7 +20,7 @@ from lookright.training.trainer import NOT_PASSED, TrainerSettings
 
 PRESETS = ("experiment", "debug")
 """Groups whose files set keys of others."""
-COMMANDS = ("generate", "train", "infer", "tune_adaptive")
+COMMANDS = ("generate", "train", "infer", "tune_adaptive", "serve")
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments").glob("*.yaml"))
 
 
@@ -46,7 +46,8 @@ def fill(config: DictConfig, folder: Path) -> DictConfig:
     """Any path where a file leaves one to the user."""
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, str(folder))
-    config.output = str(folder / "out")
+    if "output" in config:
+        config.output = str(folder / "out")
     return config
 
 

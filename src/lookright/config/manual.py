@@ -20,12 +20,13 @@ ROOTS = {
     "tune_adaptive": schema.TuneAdaptiveConfig,
     "ask": schema.AskConfig,
     "export": schema.ExportConfig,
+    "serve": schema.ServeConfig,
 }
 """Each command's file in `conf/`, and the class that lists its root keys."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same nodes from libyaml where that is there, in a tenth of the time: `--help` reads a dozen files."""
-MODULES = ("ask", "export")
+MODULES = ("ask", "export", "serve")
 """Commands that are no script."""
 
 WHOLE = ("defaults", "_target_")

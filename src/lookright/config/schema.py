@@ -133,7 +133,7 @@ class AskConfig:
     ratio_rows: str = "response"
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     seed: int = 0
     heat_side: int = 480
     output: str | None = None
@@ -158,6 +158,45 @@ class ExportConfig:
     output: str = MISSING
 
 
+@dataclass
+class LimitsConfig:
+    """What one request of `lookright.serve` may hold and take; see `serve.settings.Limits`."""
+
+    pictures: int = 16
+    bytes: int = 2**24
+    pixels: int = 2**25
+    body: int = 2**26
+    tokens: int = 1024
+    answers: int = 8
+    waiting: int = 256
+    seconds: float = 120.0
+
+
+@dataclass
+class ServeConfig:
+    """Root of `python -m lookright.serve`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
+    decode: Any = MISSING
+    prompt_style: str = "auto"
+    ratio: bool = True
+    ratio_layer: int | None = None
+    ratio_rows: str = "response"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    allowed_hosts: list[str] = field(default_factory=list)
+    batch_size: int = 16
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+
+
 def _first(*values: Any) -> Any:
     """The first value that is not null."""
     return next((value for value in values if value is not None), None)
@@ -173,6 +212,7 @@ def register() -> None:
     store.store(name="tune_adaptive_schema", node=TuneAdaptiveConfig)
     store.store(name="ask_schema", node=AskConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="serve_schema", node=ServeConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver(
         "sample", lambda name: str(Path(__file__).parents[1] / "records" / "sample" / name), replace=True
