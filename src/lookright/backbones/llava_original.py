@@ -29,6 +29,7 @@ from lookright.backbones.shards import (
     check_bare,
     dtype_name,
     fill,
+    of_its_own,
     read_tensors,
     tensor_names,
     weight_files,
@@ -288,8 +289,7 @@ def empty_model(config: LlavaConfig) -> LlavaForConditionalGeneration:
 
 
 def _put_plain(model: nn.Module, dtype: torch.dtype) -> Callable[[str, Tensor], None]:
-    # a copy: otherwise the model would go on reading a file that may be written again
-    return lambda name, tensor: assign(model, name, tensor.to(dtype, copy=True))
+    return lambda name, tensor: assign(model, name, of_its_own(tensor, dtype))
 
 
 def _is_buffer(name: str) -> bool:

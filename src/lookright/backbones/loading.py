@@ -1,6 +1,8 @@
 """A model ready to answer: device, precision, weights, adapter."""
 
+import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from lookright.errors import ConfigError
 
 if TYPE_CHECKING:
     from lookright.backbones.adapters import PeftModel
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -96,9 +100,21 @@ def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_
         ) from error
 
 
+def describe_weights(model: nn.Module, device: torch.device) -> str:
+    """What a model's parameters take by type, for the log, and where they are used."""
+    sizes: Counter[str] = Counter()
+    for parameter in model.parameters():
+        # layers in 4 bits are held as bytes
+        name = "4 bits" if parameter.dtype == torch.uint8 else str(parameter.dtype).removeprefix("torch.")
+        sizes[name] += parameter.nbytes
+    parts = [f"{size / 2**30:.2f} GiB in {name}" for name, size in sizes.most_common()]
+    return f"weights: {', '.join(parts)} on {device}"
+
+
 def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model in evaluation mode, with its adapter if there is one."""
     model = backbone.build(dtype=dtype)
+    log.info(describe_weights(model, device))
     policy = model if adapter is None else with_adapter(model, adapter)
     return policy.to(device).eval().requires_grad_(False)
 

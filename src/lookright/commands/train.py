@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from lookright.attention.kernels import use_prefix_kernel
 from lookright.backbones.adapters import PeftModel
-from lookright.backbones.loading import torch_dtype
+from lookright.backbones.loading import describe_weights, torch_dtype
 from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of
 from lookright.commands.logged import example_callbacks, tell_config, tell_results
@@ -198,7 +198,10 @@ def _trainer(parts: TrainParts) -> Trainer:
 def _module(parts: TrainParts, num_steps: int) -> PreferenceModule:
     """Base weights, adapters, reference, and what the trainer's settings do to the model."""
     settings, backbone = parts.settings, parts.backbone
-    pair = parts.pair(backbone.build(dtype=torch_dtype(settings.model_dtype, "trainer.model_dtype")))
+    model = backbone.build(dtype=torch_dtype(settings.model_dtype, "trainer.model_dtype"))
+    assert parts.data.trainer is not None
+    rank_zero_info(describe_weights(model, parts.data.trainer.strategy.root_device))
+    pair = parts.pair(model)
     none = "reference: none, no active loss term needs one"
     rank_zero_info(none if pair.reference is None else pair.reference.describe())
     if settings.gradient_checkpointing:

@@ -19,6 +19,7 @@ from lookright.backbones.shards import (
     check_bare,
     dtype_name,
     fill,
+    of_its_own,
     read_tensors,
     weight_files,
     write_json,
@@ -40,8 +41,7 @@ def load_checkpoint(folder: Path, config: Ixc25Config, dtype: torch.dtype) -> Ix
     model = _empty_model(config)
 
     def put(name: str, tensor: Tensor) -> None:
-        # a copy: otherwise the model would go on reading a file that may be written again
-        assign(model, parameter_name(name), tensor.to(dtype, copy=True))
+        assign(model, parameter_name(name), of_its_own(tensor, dtype))
 
     filling = fill(weight_files(folder), official_shapes(model), put, skip=lambda name: bool(TASK_LORA.fullmatch(name)))
     filling.check(folder)
