@@ -65,7 +65,7 @@ def test_overrides_go_on_top(run: Train, first: Path) -> None:
     assert (config.seed, config.data.seed, earlier.data.seed) == (4, 4, 3)
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (0.02, earlier.optimizer.weight_decay)
     assert [one.schedule._target_.rpartition(".")[2] for one in (config, earlier)] == ["Cosine", "Linear"]
-    assert config.loss.kind._target_.endswith("DPOLoss") and config.loss.terms.dpo.term == config.loss.kind
+    assert config.loss.kind._target_.endswith("DPOLoss") and config.loss.terms.preference.term == config.loss.kind
     assert (config.loss.alpha, config.trainer.max_steps, config.tuning.r) == (0.5, 2, 2)
     assert config.trainer.enable_model_summary is False and "deterministic" not in config.trainer
     assert "deterministic" in earlier.trainer
