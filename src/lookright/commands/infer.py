@@ -29,7 +29,7 @@ from lookright.common.stopping import stoppable
 from lookright.composing.workspace import Workspace, only_writer
 from lookright.config.check import Problems
 from lookright.config.entry import with_output
-from lookright.config.inputs import PICTURES
+from lookright.config.inputs import pictures_of
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.config.runs import CONFIG_FILE, read_config, with_run
 from lookright.errors import ConfigError
@@ -115,7 +115,7 @@ def _record(config: DictConfig, questions: Questions) -> MadeBy:
     """What makes the run, for its folder, with the pictures that are asked about; questions are read."""
     record = made_by(config, "infer.py", describe_data(config.data))
     pictures = used_pictures(record.data, questions.places())
-    return replace(record, inputs=record.inputs | {f"data.{PICTURES}": pictures})
+    return replace(record, inputs=record.inputs | {pictures_of("data"): pictures})
 
 
 class _Parts:

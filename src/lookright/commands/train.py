@@ -41,7 +41,7 @@ from lookright.commands.train_parts import TrainParts, check_formats, check_moni
 from lookright.common.locks import locked
 from lookright.common.stopping import end_with_run, starts_ranks, stoppable
 from lookright.config.entry import given_overrides
-from lookright.config.inputs import PICTURES, Input, inputs_of
+from lookright.config.inputs import Input, inputs_of, pictures_of
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError
 from lookright.records.used import used_pictures
@@ -158,10 +158,10 @@ def _pictures(parts: TrainParts) -> dict[str, Input]:
     """The pictures that a run takes, as its record tells them; records are read."""
     config, data = parts.config, parts.data
     pairs = chain(data.train_set.pairs, data.val_set.pairs)
-    found = {f"data.{PICTURES}": used_pictures(describe_data(config.data), pairs)}
+    found = {pictures_of("data"): used_pictures(describe_data(config.data), pairs)}
     if parts.evaluation is not None:
         asked = parts.evaluation.questions.places()
-        found[f"eval.data.{PICTURES}"] = used_pictures(describe_data(config.eval.data), asked)
+        found[pictures_of("eval", "data")] = used_pictures(describe_data(config.eval.data), asked)
     return found
 
 

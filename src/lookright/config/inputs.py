@@ -23,7 +23,6 @@ from lookright.common.hashing import hash_file, hash_text
 
 INPUT_GROUPS = ("backbone", "adapter", "tuning", "source", "data", "eval")
 PICTURES = "pictures"
-"""Last part of the key of the pictures that a run takes, beside the `path` of their records."""
 _TABLES = (".parquet", ".arrow")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,6 +36,11 @@ class Input:
     hash: str
     size: int
     covers: str
+
+
+def pictures_of(*groups: str) -> str:
+    """The key of the pictures that a run takes, beside the `path` of their records in a config group."""
+    return ".".join((*groups, PICTURES))
 
 
 def inputs_of(config: DictConfig) -> dict[str, Input]:
