@@ -153,7 +153,7 @@ def _groups(files: _Files) -> Iterator[str]:
 
 def _keys(root: DictConfig, files: _Files) -> Iterator[str]:
     """Keys of the root, then group by group."""
-    nodes = {str(key): root._get_node(key) for key in root if key != "hydra"}
+    nodes: dict[str, Any] = {str(key): root._get_node(key) for key in root if key != "hydra"}
     for name, node in nodes.items():
         if not _holds_keys(node):
             yield from _key(name, node, files.comments)
@@ -171,7 +171,8 @@ def _keys(root: DictConfig, files: _Files) -> Iterator[str]:
 def _below(path: str, node: DictConfig, comments: Mapping[str, str]) -> Iterator[str]:
     """Keys below a mapping. Those that only hand on the value of another have a line where a comment tells of them."""
     for name in node:
-        place, child = f"{path}.{name}", node._get_node(name)
+        child: Any = node._get_node(name)
+        place = f"{path}.{name!s}"
         if name in RESERVED or (place not in comments and _hands_on(child)):
             continue
         if not _holds_keys(child):
@@ -195,7 +196,9 @@ def _hands_on(node: Any) -> bool:
 def _key(path: str, node: Any, comments: Mapping[str, str]) -> Iterator[str]:
     raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
     value = yaml.safe_dump(raw, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
-    return _beside(f"  {path}={value.removesuffix(chr(10)).removesuffix(chr(10) + '...')}", comments.get(path, ""))
+    # a scalar is a document of its own, and ends with its sign
+    value = value.removesuffix("\n").removesuffix("\n...")
+    return _beside(f"  {path}={value}", comments.get(path, ""))
 
 
 def _beside(left: str, right: str, column: int = COLUMN) -> Iterator[str]:
