@@ -21,6 +21,7 @@ from lookright.config.references import resolved
 from lookright.config.runs import EVAL_FOLDER, OBJECTIVE
 from lookright.errors import ConfigError, LookRightError, ParameterError
 from lookright.evaluation.groups import groups_of
+from lookright.evaluation.judge import JUDGE_FILE, JUDGEMENTS_FILE
 from lookright.evaluation.metric import Metric, Metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
@@ -92,7 +93,8 @@ class Evaluation:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if anew:
-            (folder / ANSWERS_FILE).unlink(missing_ok=True)
+            for name in (ANSWERS_FILE, JUDGEMENTS_FILE, JUDGE_FILE):
+                (folder / name).unlink(missing_ok=True)
         OmegaConf.save(config, folder / "config.yaml")
         answerer = Answerer(
             backbone=backbone,

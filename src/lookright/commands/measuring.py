@@ -81,6 +81,9 @@ def measure(
 
     Raises LookRightError for a question without a prediction.
     """
+    given = read_predictions(folder, judged=False)
+    answered = [(pictures, prompt) for pictures, prompts in questions.groups() for prompt in prompts]
+    metrics.finish(folder, [(pictures, one, given[one.id]) for pictures, one in answered if one.id in given])
     lines = read_predictions(folder)
     drawn: StratifiedSample[tuple[Pictures, Prompt]] = StratifiedSample(num_examples)
     for pictures, prompts in questions.groups():
