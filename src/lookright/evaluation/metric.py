@@ -42,12 +42,15 @@ class Breakdown:
     """A table of its own on the page of an evaluation.
 
     `rows` are by group, or by what `label` calls them; a cell is an entry of metrics.json, a count, a text, or None.
+    `curve` has points of [0, 1] that are drawn beside the diagonal, `axes` what lies along x, and the chart's title.
     """
 
     title: str
     lead: str = ""
     head: list[str]
     rows: dict[str, list[Any]]
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    axes: tuple[str, str] = ("", "")
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
