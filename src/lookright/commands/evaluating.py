@@ -1,5 +1,6 @@
 """What `train.py eval=` does when the training has ended: the tuned model answers test sets in the same job."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from lookright.errors import ConfigError, LookRightError, ParameterError
 from lookright.evaluation.groups import groups_of
 from lookright.evaluation.judge import JUDGE_FILE, JUDGEMENTS_FILE
 from lookright.evaluation.metric import Metric, Metrics
+from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
+
+log = logging.getLogger(__name__)
 
 
 class Evaluation:
@@ -109,7 +113,13 @@ class Evaluation:
             record = made_by(config, "train.py", describe_data(config.data))
             record.write(folder)
             predict(answerer, self.questions, self.metrics, Workspace(folder=folder, batch_size=self.batch_size))
-            result = measure(lambda: answerer, self.questions, self.metrics, self.overlays, folder, record)
+            warnings = tuned_on_warning(config.decode, self.questions.prompts)
+            warnings += trained_on_warning(run_config_of(config.run, None), self.questions, config.run)
+            for warning in warnings:
+                log.warning("%s", warning)
+            result = measure(
+                lambda: answerer, self.questions, self.metrics, self.overlays, folder, record, warnings
+            )
         except LookRightError as error:
             raise LookRightError(f"eval: {error}") from error
         print(headline(self.metrics, result))

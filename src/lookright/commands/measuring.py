@@ -76,8 +76,11 @@ def measure(
     num_examples: int,
     folder: Path,
     record: MadeBy,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write `metrics.json`, whose content is returned, and the page with so many examples, read by the `answerer`.
+
+    `warnings` are sentences that stand in both.
 
     Raises LookRightError for a question without a prediction.
     """
@@ -94,6 +97,7 @@ def measure(
             metrics.add(line)
             drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
+    result |= {"warnings": list(warnings)} if warnings else {}
     (folder / METRICS_FILE).write_text(json.dumps(result, indent=2) + "\n")
     examples = []
     for pictures, prompt in drawn.take():

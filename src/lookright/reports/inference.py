@@ -37,6 +37,7 @@ def inference_html(
     return render(
         "inference",
         figures=figures | {"questions": f"{sum(n for name, n in asked.items() if name != MULTI_IMAGE):,}"},
+        warnings=result.get("warnings", []),
         leads=[part.lead for part in parts if part.lead and any(column in columns for column in part.columns)],
         table=_table(result, columns, asked),
         charts=_charts(result, columns),
