@@ -14,6 +14,7 @@ from lookright.answering.decoder import Decoder
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
+from lookright.commands.watching import VALIDATION, EvaluateWhileTraining
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
 from lookright.composing.workspace import Workspace
 from lookright.config.check import nearest_of
@@ -30,10 +31,14 @@ from lookright.packing.logprobs import check_rows
 
 log = logging.getLogger(__name__)
 
+NOT_OF_INFER = ("_target_", "objective", "every", "every_questions")
+"""Keys that `infer.py` has no use for."""
+
 
 class Evaluation:
     """Test sets, and how the tuned model answers them; the keys are those of `conf/eval/test_sets.yaml`.
 
+    `every` measures at most `every_questions` of them during training too, every so many steps or at each validation.
     `objective` is `METRIC/GROUP` of `metrics.json`; None is accuracy with several images, or with one where the test
     sets have no others.
     """
@@ -48,6 +53,8 @@ class Evaluation:
         ratio_rows: str = "response",
         overlays: int = 12,
         objective: str | None = None,
+        every: int | str | None = None,
+        every_questions: int = 200,
     ) -> None:
         if batch_size < 1:
             raise ParameterError("batch_size", f"={batch_size}; set 1 or more")
@@ -61,6 +68,13 @@ class Evaluation:
         self.batch_size, self.ratio_layer, self.ratio_rows = batch_size, ratio_layer, ratio_rows
         self.overlays = overlays
         self._objective = objective
+        if every is not None and every != VALIDATION and (isinstance(every, str) or every < 1):
+            raise ParameterError("every", f"={every!r}; set a number of optimiser steps, {VALIDATION}, or null")
+        if every_questions < 1:
+            raise ParameterError("every_questions", f"={every_questions}; set 1 or more")
+        if every is not None and "judge" in self.metrics.rules.names:
+            raise ParameterError("every", f"={every!r}: a judge is asked at the end alone; set null, or another rule")
+        self.every, self.every_questions = every, every_questions
 
     @property
     def objective(self) -> str:
@@ -125,6 +139,33 @@ class Evaluation:
         print(headline(self.metrics, result))
         return result
 
+    def watch(self, backbone: Backbone) -> EvaluateWhileTraining | None:
+        """Return what measures during training, None where nothing does."""
+        if self.every is None:
+            return None
+        return EvaluateWhileTraining(
+            self.questions,
+            self.decoder,
+            self._watched,
+            every=self.every,
+            num_questions=self.every_questions,
+            batch_size=self.batch_size,
+            ratio_layer=one_layer(backbone.num_layers, self.ratio_layer),
+            ratio_rows=self.ratio_rows,
+        )
+
+    @property
+    def watched(self) -> list[str]:
+        """Names of what a run logs at each validation, and callbacks may monitor; questions are read."""
+        if self.every != VALIDATION:
+            return []
+        keys = dict.fromkeys(column.key for column in self._watched.columns if column.field == "value")
+        return [f"eval/{key}/{group}" for key in keys for group in self._groups()]
+
+    @property
+    def _watched(self) -> Metrics:
+        return Metrics(parts={name: part for name, part in self.metrics.parts.items() if not part.judges})
+
     def main_numbers(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Return `METRIC/GROUP` and value of what stands in the first table of the page, for `summary.json`."""
         return {
@@ -146,7 +187,7 @@ def infer_config(config: DictConfig, weights: str, device: torch.device) -> Dict
     run, backbone = Path(plain["output"]), plain["backbone"]
     if weights == "model" and "path" in backbone:
         backbone = backbone | {"path": str(run / weights)}
-    asked = {key: value for key, value in plain["eval"].items() if key not in ("_target_", "objective")}
+    asked = {key: value for key, value in plain["eval"].items() if key not in NOT_OF_INFER}
     return OmegaConf.create(
         {
             "backbone": backbone,
