@@ -131,9 +131,7 @@ class Evaluation:
             warnings += trained_on_warning(run_config_of(config.run, None), self.questions, config.run)
             for warning in warnings:
                 log.warning("%s", warning)
-            result = measure(
-                lambda: answerer, self.questions, self.metrics, self.overlays, folder, record, warnings
-            )
+            result = measure(lambda: answerer, self.questions, self.metrics, self.overlays, folder, record, warnings)
         except LookRightError as error:
             raise LookRightError(f"eval: {error}") from error
         print(headline(self.metrics, result))
