@@ -139,7 +139,11 @@ def _row(title: str, against: str, run: str, group: Group, key: str) -> str:
     drawn = "" if one.bootstrap is None else f"{signed(one.bootstrap.low)} to {signed(one.bootstrap.high)}"
     cells = [title, f"{group.num_questions:,}", f"{before.value:.1f}", run, f"{after.value:.1f}"]
     cells += [signed(one.points.value), f"{signed(one.points.low)} to {signed(one.points.high)}", drawn]
-    cells += [f"+{one.gained:,} -{one.lost:,}", p_text(one.p_value), f"{one.questions_for_a_point:,}"]
+    cells += [
+        f"+{one.gained:,} -{one.lost:,}",
+        p_text(one.p_value),
+        "-" if one.questions_for_a_point is None else f"{one.questions_for_a_point:,}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 

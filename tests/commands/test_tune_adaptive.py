@@ -237,6 +237,8 @@ def test_the_command_line_takes_and_tells_the_folder(
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     best = json.loads((tuned / "tuning.json").read_text())["all"]["best"]["setting"]
+    # asked about the very questions that the values were chosen on
+    assert "12 of 12 questions (q0 first) are among those that the values of decode were chosen on" in done.stdout
     factors = {line["factor"] for line in lines_of(tmp_path / "out" / "predictions.jsonl")}
     assert factors and factors <= {best["alpha_low"], best["alpha_high"]}
     record = read_made_by(tmp_path / "out")

@@ -43,9 +43,9 @@ def choices() -> list[tuple[str, str, str]]:
 
 
 def fill(config: DictConfig, folder: Path) -> DictConfig:
-    """Any path where a file leaves one to the user."""
+    """Any path, or an address, where a file leaves one to the user."""
     for key in OmegaConf.missing_keys(config):
-        OmegaConf.update(config, key, str(folder))
+        OmegaConf.update(config, key, "http://localhost/v1" if key.endswith(".url") else str(folder))
     if "output" in config:
         config.output = str(folder / "out")
     return config

@@ -1,5 +1,6 @@
 """`infer.py` from a composed config to predictions, metrics and a report."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
@@ -33,11 +34,13 @@ from lookright.config.inputs import pictures_of
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.config.runs import CONFIG_FILE, read_config, with_run
 from lookright.errors import ConfigError
+from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
 from lookright.records.used import used_pictures
 
+log = logging.getLogger(__name__)
 KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed", "metrics")
 """What the predictions of a folder depend on."""
 STAGES = ("answer", "measure")
@@ -78,6 +81,7 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any] | None:
     folder = open_output(config, ANSWERS_FILE, KEYS)
     record = _record(config, parts.questions)
     record.write(folder, workspace.record_name(joins=config.stage == "measure"))
+    warnings = _warnings(config, parts.questions)
     # weights load for answers and heat maps, and not where there are none to make
     answerer = cache(lambda: _answerer(config, parts))
     if "answer" in parts.stages:
@@ -86,10 +90,20 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any] | None:
         _tell_answered(workspace)
         return None
     join_shards(workspace, parts.questions)
-    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record)
+    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record, warnings)
     print(headline(parts.metrics, result))
     print(f"wrote {folder / ANSWERS_FILE}, {folder / METRICS_FILE} and {folder / REPORT_FILE}")
     return result
+
+
+def _warnings(config: DictConfig, questions: Questions) -> list[str]:
+    """Say, and return, which questions were met before."""
+    found = tuned_on_warning(config.decode, questions.prompts)
+    origin = config.run or config.adapter
+    found += trained_on_warning(run_config_of(config.run, config.adapter), questions, origin)
+    for warning in found:
+        log.warning("%s", warning)
+    return found
 
 
 def _answerer(config: DictConfig, parts: "_Parts") -> Answerer:

@@ -76,11 +76,17 @@ def measure(
     num_examples: int,
     folder: Path,
     record: MadeBy,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write `metrics.json`, whose content is returned, and the page with so many examples, read by the `answerer`.
 
+    `warnings` are sentences that stand in both.
+
     Raises LookRightError for a question without a prediction.
     """
+    given = read_predictions(folder, judged=False)
+    answered = [(pictures, prompt) for pictures, prompts in questions.groups() for prompt in prompts]
+    metrics.finish(folder, [(pictures, one, given[one.id]) for pictures, one in answered if one.id in given])
     lines = read_predictions(folder)
     drawn: StratifiedSample[tuple[Pictures, Prompt]] = StratifiedSample(num_examples)
     for pictures, prompts in questions.groups():
@@ -91,6 +97,7 @@ def measure(
             metrics.add(line)
             drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
+    result |= {"warnings": list(warnings)} if warnings else {}
     (folder / METRICS_FILE).write_text(json.dumps(result, indent=2) + "\n")
     examples = []
     for pictures, prompt in drawn.take():

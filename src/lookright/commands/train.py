@@ -88,10 +88,10 @@ def _train(parts: TrainParts) -> dict[str, Any]:
 
     # read: records and pictures
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
-    check_monitors(parts)
-    check_formats(parts)
     if parts.evaluation is not None:
         parts.evaluation.prepare(parts.backbone)
+    check_monitors(parts)
+    check_formats(parts)
 
     # build: the trainer, then policy and reference with their weights
     trainer = _trainer(parts)
@@ -183,13 +183,15 @@ def _trainer(parts: TrainParts) -> Trainer:
         torch.set_num_threads(settings.num_threads)
     use_prefix_kernel(settings.attention_kernel)
     folder = Path(config.output)
+    watching = None if parts.evaluation is None else parts.evaluation.watch(parts.backbone)
+    watch = [] if watching is None else [watching]
     trainer = settings.build(
         folder,
         [] if settings.plan else with_metrics_file(parts.loggers, folder),
         seed=config.seed,
         has_validation=len(parts.data.val_set) > 0,
         idle_parameters=parts.idle_parameters,
-        callbacks=[*parts.callbacks.values(), *example_callbacks(parts.loggers, parts.data.val_set)],
+        callbacks=[*watch, *parts.callbacks.values(), *example_callbacks(parts.loggers, parts.data.val_set)],
     )
     _refuse_sweep(trainer)
     return trainer

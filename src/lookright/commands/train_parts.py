@@ -19,6 +19,7 @@ from lookright.backbones.base import Backbone
 from lookright.commands.evaluating import Evaluation
 from lookright.commands.logged import build_loggers
 from lookright.commands.run_folder import is_first_process
+from lookright.commands.watching import VALIDATION
 from lookright.config.check import Problems, nearest_of
 from lookright.config.references import origin
 from lookright.errors import ConfigError
@@ -84,6 +85,9 @@ def check_parts(config: DictConfig) -> TrainParts:
     with problems:
         if evaluation is not None and backbone is not None:
             evaluation.check(backbone)
+    with problems:
+        if evaluation is not None and evaluation.every is not None and str(config.trainer.strategy).startswith("fsdp"):
+            raise ConfigError("trainer=fsdp: no process has the whole policy to answer with; set eval.every=null")
     loggers = [] if settings is None or settings.plan else build_loggers(problems)
     problems.finish()
     assert optimization is not None
@@ -116,13 +120,18 @@ def check_monitors(parts: TrainParts) -> None:
     measured = logged_metrics(parts.loss, parts.data.val_set.records)
     # what a callback logs itself, it says
     measured += [name for one in parts.callbacks.values() for name in getattr(one, "logs", ())]
+    if parts.evaluation is not None and len(parts.data.val_set):
+        measured += parts.evaluation.watched
     unknown = {name: metric for name, metric in monitors(parts.callbacks).items() if metric not in measured}
     nothing_held_out = "" if len(parts.data.val_set) else "no pair is held out: set data.val_fraction or val_path; "
+    hints = {"val": nothing_held_out, "eval": f"set eval=test_sets and eval.every=validation; {nothing_held_out}"}
     messages = [
         f"callbacks.{name}.monitor={metric!r} is not measured; "
-        f"{nothing_held_out if metric.startswith('val/') else ''}{nearest_of(metric, measured)}"
+        f"{hints.get(metric.partition('/')[0], '')}{nearest_of(metric, measured)}"
         for name, metric in unknown.items()
     ]
+    if parts.evaluation is not None and parts.evaluation.every == VALIDATION and not len(parts.data.val_set):
+        messages.append(f"eval.every={VALIDATION}: {nothing_held_out}or set a number of optimiser steps")
     if messages:
         raise ConfigError("\n".join(messages))
 

@@ -26,6 +26,7 @@ from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.config.runs import with_run
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
+from lookright.evaluation.overlap import TUNED_ON, write_tuned_on
 from lookright.evaluation.questions import Questions
 from lookright.packing.encode import encode_question
 from lookright.packing.question import DecoderInput
@@ -64,6 +65,7 @@ def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     folder = open_output(config, ANSWERS_FILE, KEYS)
     record = made_by(config, "tune_adaptive.py", describe_data(config.data))
     record.write(folder)
+    write_tuned_on(folder / TUNED_ON, prompts)
     policy = load_policy(parts.backbone, config.adapter, parts.device, parts.dtype)
     _ask(parts, policy, folder, config.batch_size)
     lines = _lines(parts.questions, folder)
@@ -215,6 +217,7 @@ def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: 
         "num_beams": 1,
         "sampling": None,
         **({} if setting is None else setting.options()),
+        **({} if setting is None else {"tuned_on": str((path.parents[1] / TUNED_ON).absolute())}),
     }
     comment = "".join(f"# {line}\n" for line in why)
     write_atomically(path, [comment, OmegaConf.to_yaml(OmegaConf.create(options))])

@@ -45,7 +45,9 @@ class Tally:
 
 def _entry(tallies: Sequence[Tally], estimate: Estimate) -> Entry:
     rules = sum((tally.rules for tally in tallies), Counter[str]())
-    unparsed = {"num_unparsed": sum(tally.num_unparsed for tally in tallies)} if "choice" in rules else {}
+    unparsed = (
+        {"num_unparsed": sum(tally.num_unparsed for tally in tallies)} if {"choice", "judge"} & rules.keys() else {}
+    )
     return percent(estimate) | {"rule": ", ".join(sorted(rules))} | unparsed
 
 

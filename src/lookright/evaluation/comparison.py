@@ -94,7 +94,8 @@ class Difference:
     `gained` questions have it in this run alone, `lost` in the other alone; `points` is the paired difference of the
     shares in percentage points, `p_value` McNemar's exact one (over all questions, also in the mean of formats).
     `bootstrap` has the same points with the interval of a bootstrap over pictures, where one was asked for;
-    `questions_for_a_point` says how many such questions it takes to see a difference of one point.
+    `questions_for_a_point` says how many such questions it takes to see a difference of one point, None where all are
+    answered alike.
     """
 
     gained: int
@@ -348,7 +349,9 @@ def difference(
         p_value=mcnemar(gained, lost),
         points=_percent(paired_difference(changes)),
         bootstrap=None if bootstrap is None else _percent(bootstrap_difference(changes, bootstrap)),
-        questions_for_a_point=questions_for_a_point((gained + lost) / len(pairs), design_effect(changes)),
+        questions_for_a_point=questions_for_a_point((gained + lost) / len(pairs), design_effect(changes))
+        if gained + lost
+        else None,
     )
 
 

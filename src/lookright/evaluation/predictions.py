@@ -12,6 +12,7 @@ from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.runs import CONFIG_FILE, read_config
 from lookright.errors import ConfigError
 from lookright.evaluation.groups import Line
+from lookright.evaluation.judge import with_judgements
 from lookright.evaluation.metric import Metric, Metrics
 
 
@@ -47,13 +48,22 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
     return known
 
 
-def read_predictions(folder: str | Path) -> dict[str, Line]:
-    """Return the lines of a run of infer.py by id. Raises ConfigError where there is none."""
+def read_predictions(folder: str | Path, judged: bool = True) -> dict[str, Line]:
+    """Return the lines of a run of infer.py by id, with what a judge said of them.
+
+    Raises ConfigError where there is none, and, where they are to be `judged`, for one that waits for its judge.
+    """
     path = Path(folder) / "predictions.jsonl"
-    lines = {line["id"]: _with_today_names(line) for line in read_lines(path)} if path.is_file() else {}
+    lines: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        lines = {line["id"]: _with_today_names(line) for line in read_lines(path)}
     if not lines:
         raise ConfigError(f"{folder} holds no predictions.jsonl with an answer; name the output of an infer.py run")
-    return lines
+    with_judgements(Path(folder), lines)
+    waiting = next((key for key, line in lines.items() if line["correct"] is None), None)
+    if judged and waiting is not None:
+        raise ConfigError(f"{folder}: question {waiting} waits for its judge; run infer.py again with the same output")
+    return dict(lines)
 
 
 def build_metrics(problems: Problems) -> Metrics:
@@ -92,7 +102,7 @@ def _metrics_of(nodes: DictConfig) -> Metrics:
     return metrics
 
 
-def _with_today_names(line: dict[str, Any]) -> Line:
+def _with_today_names(line: dict[str, Any]) -> dict[str, Any]:
     """A line of an earlier version called the ground truth `answer`."""
     if "ground_truth" not in line and "answer" in line:
         line["ground_truth"] = line.pop("answer")

@@ -11,7 +11,14 @@ from lookright.errors import ConfigError, RecordError
 from lookright.records.geometry import INFERRED, Geometry, infer_geometry
 from lookright.records.messages import is_messages, plain_prompt
 from lookright.records.pictures import CheckedPictures, HeldCells, embedded, picture_cells, picture_name
-from lookright.records.records import Record, RecordType, preference_from_dict, prompt_from_dict, with_one_truth
+from lookright.records.records import (
+    Record,
+    RecordType,
+    preference_from_dict,
+    prompt_from_dict,
+    to_dict,
+    with_one_truth,
+)
 from lookright.records.turns import num_turns, turn_texts
 from lookright.types import IMAGE_PLACEHOLDER, Preference, Prompt
 
@@ -148,7 +155,8 @@ class PublishedPrompt(Form[Prompt]):
         if not all(isinstance(text, str) for text in texts):
             raise RecordError("malformed", f"prompt and {truth} are texts")
         prompt = _prompt(row, *texts)
-        return replace(prompt, provenance=prompt.provenance | known.get("provenance", {}))
+        prompt = replace(prompt, provenance=prompt.provenance | known.get("provenance", {}))
+        return _with_own_columns(prompt, row.data)
 
 
 class LlavaPrompt(Form[Prompt]):
@@ -262,6 +270,18 @@ def _prompt(row: Row, text: str, ground_truth: str) -> Prompt:
         regions=known["regions"],
         provenance=provenance,
     )
+
+
+def _with_own_columns(prompt: Prompt, data: dict[str, Any]) -> Prompt:
+    """A prompt with what a table of our own records has beside the text: geometry, and the images' answers."""
+    own = {key: data[key] for key in ("format", "target", "regions") if data.get(key) is not None}
+    given = data.get("provenance")
+    # a column of a table has None where a row says nothing
+    told = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
+    kept = prompt.provenance
+    if "regions" in own:
+        kept = {key: value for key, value in kept.items() if key not in INFERRED}
+    return prompt_from_dict(to_dict(prompt) | own | {"provenance": kept | told}) if own or told else prompt
 
 
 def _fields(geometry: Geometry | None) -> dict[str, Any]:

@@ -236,7 +236,8 @@ def _difference(difference: Difference | None, good: int) -> Cell | str:
     if difference.bootstrap is not None:
         drawn = difference.bootstrap
         below.append(f"bootstrap {signed(drawn.low)} to {signed(drawn.high)}")
-        below.append(f"a point takes {difference.questions_for_a_point:,} questions")
+        if difference.questions_for_a_point is not None:
+            below.append(f"a point takes {difference.questions_for_a_point:,} questions")
     note = f"{signed(points.low)} to {signed(points.high)}"
     return Cell(text=signed(points.value), note=note, below=tuple(below), kind=kind)
 
