@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+import lookright
 from lookright.answering.adaptive import AdaptiveDecoder
 from lookright.answering.answerer import Answerer, ScoredAnswer
 from lookright.answering.decoder import Decoder
 from lookright.answering.heat import attention_heat
+from lookright.backbones.ixc25.backbone import Ixc25Backbone
 from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.loading import load_policy
 from lookright.composing.asked import asked_prompt
@@ -25,6 +28,7 @@ from lookright.records.held_pictures import HeldPictures
 from lookright.serve.models import Models
 from tests.serve.conftest import TOKENS, Live, said, served, shown
 
+ASSETS = Path(lookright.__file__).parent / "backbones" / "assets"
 NUM_QUESTIONS = 24
 QUESTIONS = ("what color is the shape?", "is there a square here?", "red or blue?", "what is it?")
 
@@ -321,6 +325,21 @@ def test_models_health_and_info(live: Live) -> None:
     assert info["models"] == ["tuned", "other", "base"]
     colours = info["colours"]
     assert all(sum(dark) < sum(light) for dark, light in pairwise(colours)), "from dark to light"
+
+
+def test_internlm_with_and_without_pictures(picture: Callable[..., Image.Image]) -> None:
+    """The shipped weights: tiles, separators and partial LoRA."""
+    backbone = Ixc25Backbone(path=str(ASSETS / "tiny_ixc25"), hd_num=4, max_length=2048)
+    images = [picture((40, 30), 1), picture((30, 60), 2)]
+    with served(Models(backbone, {}, torch.device("cpu"), torch.float32)) as live:
+        told = live.told([*map(shown, images), said("In Image2, what is it?")], lookright={"heat": True})["choices"][0]
+        assert live.engine.models.names == ["base"]
+        assert live.text("what is it?")
+    scored = expected(backbone, None, images, "In Image2, what is it?")
+    assert told["message"]["content"] == scored.answer.text
+    assert told["lookright"]["attention_ratio"] == pytest.approx(scored.attention_ratio, abs=1e-4)
+    heat = told["lookright"]["heat"]
+    assert read_maps(heat).shape[-1] == sum(len(one["boxes"]) for one in heat["pictures"])
 
 
 def test_openai_client(live: Live, pictures: list[Image.Image]) -> None:

@@ -35,7 +35,7 @@ class LookOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     decode: Literal["greedy", "adaptive"] | None = None
     style: Literal["auto", "labelled", "interleaved"] | None = None
-    target: int | None = Field(None, ge=0)
+    target: int | None = Field(default=None, ge=0)
     ratio: bool | None = None
     heat: bool = False
 
@@ -46,13 +46,13 @@ class Chat(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     model: str | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    n: int | None = Field(None, ge=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    n: int | None = Field(default=None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lookright: LookOptions = LookOptions()
@@ -75,7 +75,7 @@ class LookAsked(BaseModel):
     model: str | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
     answer: str = Field(min_length=1, max_length=20000)
-    token: int | None = Field(None, ge=0)
+    token: int | None = Field(default=None, ge=0)
     lookright: LookOptions = LookOptions()
 
 
