@@ -111,8 +111,8 @@ def predictions(folder: Path) -> dict[str, str]:
 
 
 def by_infer(chosen: Sequence[str], questions: Path, folder: Path) -> dict[str, str]:
-    """What infer.py answers; the batch is one, as stock's is."""
-    given = [f"data.path={questions}", f"decode.max_new_tokens={NUM_TOKENS}", "batch_size=1", "overlays=0"]
+    """What infer.py answers, in its usual batches."""
+    given = [f"data.path={questions}", f"decode.max_new_tokens={NUM_TOKENS}", "overlays=0", "dtype=float32"]
     infer(config("infer", *chosen, *given, f"output={folder}"))
     return predictions(folder)
 
@@ -139,7 +139,8 @@ def measure(case: Case, questions: Path, folder: Path) -> dict[str, Any]:
     written = folder / "written"
     note = export(config("export", *case.chosen, f"adapter={adapter}", f"layout={case.layout}", f"output={written}"))
     wanted = by_infer([*case.chosen, f"adapter={adapter}"], questions, folder / "with_adapter")
-    base = by_infer(case.chosen, questions, folder / "base")
+    # once for all cases of a base
+    base = by_infer(case.chosen, questions, folder.parent / f"base_{case.path.name}")
     if case.layout == "stock":
         found = by_stock(written, questions, case.open())
     else:

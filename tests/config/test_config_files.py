@@ -20,7 +20,7 @@ from lookright.training.trainer import NOT_PASSED, TrainerSettings
 
 PRESETS = ("experiment", "debug")
 """Groups whose files set keys of others."""
-COMMANDS = ("generate", "train", "infer", "tune_adaptive", "serve")
+COMMANDS = ("generate", "train", "infer", "tune_adaptive", "ask", "export", "serve")
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments").glob("*.yaml"))
 
 

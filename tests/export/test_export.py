@@ -268,8 +268,13 @@ def test_an_adapter_that_changes_nothing_is_told(
 
 
 def test_the_base_alone(composed: Compose, lively_llava: Path, tmp_path: Path) -> None:
+    # what a killed export left
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "config.json").write_text("torn")
     note = export(composed("export", f"backbone.path={lively_llava}", "license=mit", f"output={tmp_path / 'out'}"))
     assert "merged_against_adapter" not in note and note["written_against_merged"]["largest"] < 1e-3
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1, "all may read what all may read"
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith(f"---\nbase_model: {lively_llava}\nlibrary_name: transformers\nlicense: mit\n")
 

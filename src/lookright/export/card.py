@@ -36,7 +36,7 @@ def write_card(config: DictConfig, run: str | None, note: Mapping[str, Any], bas
             tuned=config.adapter is not None or run is not None,
             summary=summary,
             data=describe_data(trained["data"]) if trained else None,
-            settings={key: ", ".join(described_values(trained[key])) for key in GROUPS if trained.get(key)},
+            settings={key: _described(trained[key]) for key in GROUPS if trained.get(key)},
             metrics={
                 name: value
                 for name, value in summary.get("metrics", {}).items()
@@ -47,6 +47,11 @@ def write_card(config: DictConfig, run: str | None, note: Mapping[str, Any], bas
         )
     )
     write_atomically(folder / CARD_FILE, [text])
+
+
+def _described(options: Mapping[str, Any]) -> str:
+    """The class of a group and its values."""
+    return ", ".join([str(options["_target_"]).rpartition(".")[2], *described_values(options)])
 
 
 def _run_folder(config: DictConfig, run: str | None) -> Path | None:

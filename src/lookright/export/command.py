@@ -49,6 +49,10 @@ def export(config: DictConfig) -> dict[str, Any]:
             note = {"made_by": note_of_making(config, run), **note}
             text = json.dumps(note, indent=2, ensure_ascii=False) + "\n"
             (folder / NOTE_FILE).write_text(text, encoding="utf-8")
+            mode = (folder / NOTE_FILE).stat().st_mode
+            for file in folder.rglob("*.safetensors"):
+                # the library makes files that their owner alone may read
+                file.chmod(mode)
             write_card(config, run, note, base_name(config), folder)
     print(f"wrote {output}")
     return note

@@ -16,9 +16,9 @@ from starlette.applications import Starlette
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import placing
-from lookright.commands.infer import with_run
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
+from lookright.config.runs import with_run
 from lookright.errors import ConfigError
 from lookright.packing.logprobs import check_rows
 from lookright.serve.app import Server, application
