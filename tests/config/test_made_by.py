@@ -27,7 +27,9 @@ from lookright.reports.cells import made_by_entries
 
 
 def test_a_record_of_infer(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
-    config = composed("infer", "data.path=[a/x.jsonl,b/y.jsonl]", "adapter=runs/one/adapter", "decode=sample")
+    config = composed(
+        "infer", "data.path=[a/x.jsonl,b/y.jsonl]", "adapter=runs/one/adapter", "decode=sample", "dtype=float32"
+    )
     record = made_by(config, "infer.py", describe_data(config.data))
     assert record.model == "tiny_llava (LlavaBackbone), float32" and record.adapter == "runs/one/adapter"
     assert record.data == "a/x.jsonl, b/y.jsonl"

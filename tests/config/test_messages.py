@@ -20,6 +20,9 @@ KEY = re.compile(r"(?<![\w./*-])[a-z_]+(?:\.[a-z_*]+)+(?![\w*(/-]|\.\w)")
 FILES = ("md", "jsonl", "json", "yaml", "csv", "html", "py", "png", "jpg", "safetensors", "model", "parquet")
 OPEN = {
     "num_prompts.*",
+    "metrics.accuracy.rules.*",
+    "adapters.*",
+    "logger._target_",
     "hydra.searchpath",
     "hydra.launcher",
     "noise.std",
