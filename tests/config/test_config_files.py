@@ -124,6 +124,17 @@ def test_misspelt_key_of_an_experiment_is_named(composed: Callable[..., DictConf
         check_config(config)
 
 
+def test_the_sweeper() -> None:
+    """As of launchers; its sampler is Optuna's own, which the file sets by keys that it has."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        sweeper = compose("train", ["hydra/sweeper=optuna"], return_hydra_config=True).hydra.sweeper
+    target = Plugins.instance().class_name_to_class[sweeper._target_]
+    assert set(inspect.signature(target).parameters) == set(sweeper) - {"_target_", "_recursive_"}
+    pytest.importorskip("optuna")
+    check_config(OmegaConf.create({"sweeper": sweeper}))
+    instantiate(sweeper.sampler)
+
+
 @pytest.mark.parametrize("name", ["slurm", "local"])
 def test_launchers(name: str) -> None:
     """The file has every key of the class, at the value that the class gives it or as the cluster wants it."""

@@ -26,6 +26,9 @@ MADE = (
     *(f"sweep/{num}/eval/metrics.json" for num in range(4)),
     "sweep/report.csv",
     "sweep/report.html",
+    "search/optuna.json",
+    "search/report.html",
+    *(f"search/{num}/eval/metrics.json" for num in range(4)),
     *(f"answers/{num}/metrics.json" for num in range(4)),
     "answers/0/report.html",
     "shared/predictions.jsonl",
@@ -46,7 +49,7 @@ def test_the_page(slurm: Cluster, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     for name in ("generate.py", "train.py", "infer.py"):
         os.symlink(ROOT / name, tmp_path / name)
-    assert len(COMMANDS) == 13 and len(FILES) == 1
+    assert len(COMMANDS) == 15 and len(FILES) == 1
     for line in COMMANDS:
         words = shlex.split(line)
         assert words[0] == "python"

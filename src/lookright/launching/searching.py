@@ -226,7 +226,7 @@ def _outcome(result: JobReturn) -> tuple[float | None, str]:
     except Exception as error:
         return None, str(error).strip() or type(error).__name__
     if value is None:
-        return None, "the job measured nothing; hold pairs out with data.val_fraction, or set eval=test_sets"
+        return None, "the job measured nothing; set data.val_fraction and trainer.val_check_interval, or eval=test_sets"
     return float(value), ""
 
 
