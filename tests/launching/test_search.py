@@ -164,7 +164,6 @@ def test_numbers_are_those_of_plain_optuna(tmp_path: Path) -> None:
 def test_a_grid_is_tried_to_its_end_and_its_best_is_found(tmp_path: Path) -> None:
     given = ["n=range(0,5)", "x=choice(0.1,0.3)", "y=0.1"]
     given += ["hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler"]
-    given += ["~hydra.sweeper.sampler.n_startup_trials", "~hydra.sweeper.sampler.multivariate"]
     best = search(tmp_path / "out", *given, "hydra.sweeper.n_trials=100")
     found = told(tmp_path / "out")
     assert len(found["trials"]) == 10
