@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from types import NoneType
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from lookright.answering.decoder import Answer, Decoder
 from lookright.answering.noise import TargetNoise
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
+from lookright.common.jsonl import Kinds, check_id, check_kinds
 from lookright.common.streams import batches
+from lookright.common.strict_json import short
 from lookright.errors import RecordError
 from lookright.packing.batch import Example, Response, move, pack
 from lookright.packing.encode import encode_question
@@ -66,6 +69,20 @@ def several_line(items: Sequence[ScoredAnswer]) -> dict[str, Any]:
     lines = [item.line() for item in items]
     shared = {key: value for key, value in lines[0].items() if key not in OF_EACH}
     return shared | {"answers": [{key: line[key] for key in OF_EACH} for line in lines]}
+
+
+NEEDED: Kinds = {"prediction": str, "attention_ratio": (float, NoneType), "perplexity": float}
+KNOWN: Kinds = {"even_ratio": (float, NoneType), "confidence": (float, NoneType), "noise": (dict, NoneType)}
+
+
+def check_answers(line: Any) -> None:
+    """Raise RecordError (reason `malformed`) for what is no line of answers.jsonl."""
+    check_id(line)
+    answers = line.get("answers", [{}])
+    if not isinstance(answers, list) or not answers or not all(isinstance(one, dict) for one in answers):
+        raise RecordError("malformed", f"answers={short(answers)} is no list of answers")
+    for one in answers_of(line):
+        check_kinds(one, NEEDED, KNOWN)
 
 
 def answers_of(line: dict[str, Any]) -> list[dict[str, Any]]:

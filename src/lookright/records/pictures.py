@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from lookright.common.pictures import checked_size, decode_rgb, leaves_folder, limits_fault
+from lookright.common.strict_json import short, unfit_character
 from lookright.errors import RecordError
 from lookright.records.picture_memory import PictureMemory, content_key, file_key
 from lookright.types import Size
@@ -172,6 +173,8 @@ class HeldCells:
 
 
 _EMBEDDED = re.compile(r"#(\d+)/(\d+)")
+MAX_PATH = 4096
+"""Characters; no file of Linux has a longer path."""
 _DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 
 
@@ -183,18 +186,30 @@ def picture_cells(data: dict[str, Any]) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def check_path(name: str) -> str:
+    """The path of a picture as it is. Raises RecordError (reason `path`) for one that no file can have."""
+    if _EMBEDDED.fullmatch(name):
+        raise RecordError("path", f"the image path {name!r} is how pictures in rows are called; rename the file")
+    if len(name) > MAX_PATH:
+        raise RecordError("path", f"the image path {short(name)} has {len(name)} characters, {MAX_PATH} are the most")
+    fault = unfit_character(name)
+    if fault is not None:
+        raise RecordError("path", f"the image path {short(name)} has {fault}")
+    return name
+
+
 def picture_name(cell: Any, number: int, nth: int) -> str:
     """The path in a cell, or `#<row>/<n-th>` where it holds a picture. Raises RecordError."""
     if isinstance(cell, str) and cell and not _DATA_ADDRESS.match(cell):
-        return cell
+        return check_path(cell)
     if embedded(cell):
         return f"#{number}/{nth}"
     path = cell.get("path") if isinstance(cell, dict) else None
     if isinstance(path, str) and path:
-        return path
+        return check_path(path)
     if isinstance(cell, dict):
         raise RecordError("picture", f"images[{nth}] holds neither bytes nor a path")
-    raise RecordError("malformed", f"image {str(cell)[:80]!r} is neither a path nor a list of paths")
+    raise RecordError("malformed", f"image {short(cell)} is neither a path nor a list of paths")
 
 
 def embedded(cell: Any) -> bytes:

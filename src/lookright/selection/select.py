@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookright.answering.answerer import answers_of
+from lookright.answering.answerer import answers_of, check_answers
 from lookright.common.answers import same_answer
 from lookright.common.jsonl import LinesById, read_lines, write_atomically
 from lookright.composing.companions import companion_answers
@@ -118,13 +118,16 @@ def answered_prompts(workspace: Workspace) -> Iterator[Row]:
     Raises LookRightError where a prompt has no answer.
     """
     skipped = {line["id"] for line in read_lines(workspace.final("skipped"))}
-    with LinesById(workspace.final("answers")) as answers:
+    with LinesById(workspace.final("answers"), check_answers) as answers:
         for line in read_lines(workspace.final("instructions")):
             if line["id"] in skipped:
                 continue
             answer = answers.get(line["id"])
             if answer is None:
-                raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to its end first")
+                raise LookRightError(
+                    f"prompt {line['id']} has no answer in {workspace.final('answers')} yet; run stage=answer to its "
+                    "end first"
+                )
             yield prompt_from_dict(line), answer
 
 
