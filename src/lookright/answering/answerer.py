@@ -1,6 +1,7 @@
 """Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -108,6 +109,12 @@ class NoisyPictures:
         return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
 
 
+def _perplexity(logps: float, num_tokens: int) -> float:
+    """Of an answer's summed nats; the largest float64 where it is beyond that."""
+    nats = -logps / num_tokens
+    return sys.float_info.max if 709 < nats < math.inf else math.exp(nats) if nats <= 709 else nats
+
+
 def _refuse(prompt: Prompt, error: RecordError) -> None:
     raise RecordError(error.reason, f"prompt {prompt.id}: {error}") from error
 
@@ -211,7 +218,7 @@ class Answerer:
                     attention_ratio=_known(ratios[response]),
                     even_ratio=_known(batch.even_ratio[index]),
                     scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
-                    perplexity=math.exp(-float(output.logps[response]) / int(output.num_tokens[response])),
+                    perplexity=_perplexity(float(output.logps[response]), int(output.num_tokens[response])),
                     noise=None if self.noise is None else self.noise.describe(prompt),
                 )
                 for answer, response in zip(own, responses, strict=False)

@@ -18,6 +18,8 @@ import sentencepiece
 from tokenizers import Tokenizer
 from transformers.utils.hub import cached_file
 
+from lookright.backbones.tensor_files import check_file
+from lookright.common.strict_json import read_object
 from lookright.errors import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
@@ -77,7 +79,7 @@ class JsonTokenizer:
     """
 
     def __init__(self, file: Path, markers: Sequence[str] = ()) -> None:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_object(file, "fetch it again")
         # what a file was last used with: a truncation would cut prompts
         data |= {"truncation": None, "padding": None}
         for token in data["added_tokens"]:
@@ -120,8 +122,20 @@ def tokenizer_file(path: str | Path) -> Path:
 
 
 def read_tokenizer(file: Path, markers: Sequence[str] = ()) -> TextTokenizer:
-    """The tokenizer in a `tokenizer.model` or `tokenizer.json`; `markers` as JsonTokenizer has them."""
-    return SentencePieceTokenizer(file) if file.suffix == ".model" else JsonTokenizer(file, markers)
+    """The tokenizer in a `tokenizer.model` or `tokenizer.json`; `markers` as JsonTokenizer has them.
+
+    Raises ConfigError for a damaged file.
+    """
+    check_file(file)
+    try:
+        return SentencePieceTokenizer(file) if file.suffix == ".model" else JsonTokenizer(file, markers)
+    except ConfigError:
+        raise
+    except Exception as error:  # both libraries raise plain exceptions of their own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"{file} is damaged, or no tokenizer ({type(error).__name__}: {lines[0][:200]}); fetch it again"
+        ) from error
 
 
 def _writes_spaces(data: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from lookright.commands.generate_parts import GenerationParts
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.stopping import stoppable
 from lookright.common.streams import in_threads, progress
+from lookright.common.strict_json import finite
 from lookright.composing.companions import companion_answers
 from lookright.composing.compose import compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
@@ -65,7 +66,7 @@ def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | 
         return None
     summary = _select(parts, workspace) if "select" in parts.stages else _composed_summary(workspace)
     made_by(config, "generate.py", _data(config)).write(workspace.folder)
-    (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (workspace.folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     _tell(summary, workspace)
     return summary
 

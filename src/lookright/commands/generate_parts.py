@@ -8,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.decoder import Decoder
 from lookright.attention.band import one_layer
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, pick_device, torch_dtype
+from lookright.backbones.loading import pick_device, torch_dtype
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
 from lookright.composing.formats.base import Composer

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, load_policy, pick_device, torch_dtype
+from lookright.backbones.loading import load_policy, pick_device, torch_dtype
 from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable

@@ -8,6 +8,7 @@ from typing import Any
 from lookright.answering.answerer import Answerer
 from lookright.common.jsonl import AppendOnly
 from lookright.common.streams import progress
+from lookright.common.strict_json import finite
 from lookright.config.made_by import MadeBy
 from lookright.errors import LookRightError, RecordError
 from lookright.evaluation.metric import Metrics
@@ -52,7 +53,7 @@ def measure(
             metrics.add(line)
             drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
-    (folder / METRICS_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    (folder / METRICS_FILE).write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
     examples = []
     for pictures, prompt in drawn.take():
         line = lines[prompt.id]

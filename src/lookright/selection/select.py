@@ -1,7 +1,6 @@
 """Stage select: the model's answers become preference pairs, or are dropped under a reason."""
 
 import heapq
-import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from lookright.answering.answerer import answers_of, check_answers
 from lookright.common.answers import same_answer
 from lookright.common.jsonl import LinesById, read_lines, write_atomically
+from lookright.common.strict_json import dump_line
 from lookright.composing.companions import companion_answers
 from lookright.composing.workspace import Workspace
 from lookright.errors import LookRightError
@@ -201,4 +201,4 @@ def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decisi
 
 def _text(line: dict[str, Any]) -> str:
     """As `AppendOnly` writes it."""
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return dump_line(line, str(line.get("id")))

@@ -4,8 +4,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, with_adapter
+from lookright.backbones.loading import with_adapter
 from lookright.errors import ConfigError
 from lookright.tuning.fused import fuse_adapters
 

@@ -16,6 +16,7 @@ from lookright.common.strict_json import parse_json, read_json, short
 from lookright.composing.sources.base import Source, Split, check_split
 from lookright.composing.sources.follow_up import standing_instruction, stands_alone
 from lookright.errors import ConfigError, RecordError
+from lookright.records.pictures import PictureFolder
 from lookright.records.turns import num_turns, turn_texts
 from lookright.types import IMAGE_PLACEHOLDER, SourceRow
 
@@ -71,8 +72,9 @@ class LlavaJson(Source):
         return self._rows[split]
 
     def open(self, row: SourceRow) -> Image.Image:
-        """The file `<image_folder>/<picture>`."""
-        return open_rgb(self._image_folder / row.picture, f"row {row.id}")
+        """The file `<image_folder>/<picture>`, which no link leads out of."""
+        folder = PictureFolder(self._image_folder, self._path_map.folders, "source.path_map")
+        return open_rgb(folder.encoded(row.picture), f"row {row.id}")
 
     def _problems(self) -> Iterator[str]:
         for key, path in (("train_json", self._train_json), ("test_json", self._test_json)):
