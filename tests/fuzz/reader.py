@@ -34,7 +34,7 @@ class Finding:
 class Reader:
     """`read` takes the path of `file`; `check` holds what it gave against a second reading of the bytes.
 
-    `unnamed`: messages need not name the file. `weight`: of how many cases, against others, it gets its share.
+    `named`: what a message may name in place of the file. `weight`: its share of cases, beside 1 of most others.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Reader:
             return Finding(reader=self.name, kind="message cannot be printed", data=data, detail=ascii(message))
         if len(message) > 20_000:
             return Finding(reader=self.name, kind="message is long", data=data, detail=message[:2000])
-        if (self.named or self.file) not in message:
+        if self.file not in message and (self.named is None or self.named not in message):
             return Finding(reader=self.name, kind="message names no file", data=data, detail=message)
         return None
 

@@ -6,10 +6,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from tests.fuzz import record_readers
+from tests.fuzz import binary_readers, record_readers
 from tests.fuzz.reader import Outcome, Reader, fuzz
 
-READERS: dict[str, Reader] = {one.name: one for one in record_readers.READERS}
+READERS: dict[str, Reader] = {one.name: one for one in (*record_readers.READERS, *binary_readers.READERS)}
 
 
 def prepare(folder: Path) -> None:

@@ -32,20 +32,23 @@ def check_json(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def readable(path: str, what: str = "backbone.path") -> Iterator[None]:
-    """Turn whatever a library raises inside over a file of `path` into a ConfigError that names the folder.
+def readable(path: str | Path, what: str = "one of its files of settings") -> Iterator[None]:
+    """Turn whatever a library raises inside over `what` of `path` into a ConfigError that names it.
 
-    Their readers of config.json and tokenizers check few values: a wrong one fails wherever it is used first.
+    Their readers of config.json and of tokenizers check few values: a wrong one fails wherever it is used first.
     """
     try:
         yield
     except LookRightError:
         raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+    except BaseException as error:
+        # a panic of a library in Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines() or [""]
         raise ConfigError(
-            f"{what}={path}: one of its files of settings is damaged, or not of this family "
-            f"({type(error).__name__}: {lines[0][:300]}); fetch config.json and the tokenizer's files again"
+            f"{path}: {what} is damaged, or not of this family ({type(error).__name__}: {lines[0][:300]}); fetch it "
+            "again, or set backbone.path to another folder"
         ) from error
 
 

@@ -54,9 +54,9 @@ def weight_map(index: Path) -> dict[str, str]:
     found = read_object(index, remedy).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(file, str) and file for file in found.values()) or not found:
         raise ConfigError(f"{index}: weight_map is no object of tensor names and file names; {remedy}")
-    outside = [file for file in found.values() if Path(file).name != file or leaves_folder(file)]
+    outside = [file for file in found.values() if Path(file).name != file or leaves_folder(file) or len(file) > 255]
     if outside:
-        raise ConfigError(f"{index} names {short(outside[0])}, outside of its folder; weights lie beside their index")
+        raise ConfigError(f"{index} names {short(outside[0])}, which is no name of a file beside it; {remedy}")
     return found
 
 

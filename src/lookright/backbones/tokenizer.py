@@ -18,6 +18,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 from transformers.utils.hub import cached_file
 
+from lookright.backbones.folder import readable
 from lookright.backbones.tensor_files import check_file
 from lookright.common.strict_json import read_object
 from lookright.errors import ConfigError
@@ -127,15 +128,8 @@ def read_tokenizer(file: Path, markers: Sequence[str] = ()) -> TextTokenizer:
     Raises ConfigError for a damaged file.
     """
     check_file(file)
-    try:
+    with readable(file, "the tokenizer"):
         return SentencePieceTokenizer(file) if file.suffix == ".model" else JsonTokenizer(file, markers)
-    except ConfigError:
-        raise
-    except Exception as error:  # both libraries raise plain exceptions of their own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(
-            f"{file} is damaged, or no tokenizer ({type(error).__name__}: {lines[0][:200]}); fetch it again"
-        ) from error
 
 
 def _writes_spaces(data: dict[str, Any]) -> bool:

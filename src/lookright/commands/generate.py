@@ -19,7 +19,7 @@ from lookright.common.stopping import stoppable
 from lookright.common.streams import in_threads, progress
 from lookright.common.strict_json import finite
 from lookright.composing.companions import companion_answers
-from lookright.composing.compose import compose, make_lots
+from lookright.composing.compose import check_composed, compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
 from lookright.config.entry import launch, with_output
 from lookright.config.folders import CONFIG_FOLDER
@@ -93,6 +93,8 @@ def _compose(parts: GenerationParts, workspace: Workspace) -> None:
     if not workspace.source_facts.is_file():
         write_atomically(workspace.source_facts, [json.dumps(facts) + "\n"])
     compose(lots, parts.source, workspace, config.num_workers, config.on_bad_record)
+    if workspace.num_shards == 1:
+        check_composed(workspace, [composer.name for composer in parts.composers])
 
 
 def _check_companions(workspace: Workspace) -> None:
@@ -187,6 +189,8 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     if workspace.num_shards == 1 and not workspace.answers.is_file():
         raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
+    if workspace.num_shards > 1:
+        check_composed(workspace, [composer.name for composer in parts.composers])
     rule = parts.pipeline.selection
     report = GenerationReport(
         PictureFolder(workspace.folder),

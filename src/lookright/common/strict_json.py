@@ -157,7 +157,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse
 
 
 def _deep() -> RecordError:
-    return RecordError("json", f"not valid json here: nested more than {MAX_DEPTH} deep; no record is")
+    return RecordError("json", f"not valid json here: nested more than {MAX_DEPTH} deep")
 
 
 def _check_depth(value: Any) -> None:

@@ -162,7 +162,10 @@ def _agreed_manifest(folder: Path, components: dict[str, str], versions: dict[st
 
 def _what_differs(folder: Path, stored: dict[str, str], components: dict[str, str]) -> str:
     names = [name for name in {**stored, **components} if stored.get(name) != components.get(name)]
-    lines = [f"  {name}: was {stored.get(name, 'absent')}, is {components.get(name, 'absent')}" for name in names]
+    lines = [
+        f"  {name[:80]}: was {stored.get(name, 'absent')[:200]}, is {components.get(name, 'absent')}"
+        for name in names[:20]
+    ]
     return "\n".join(
         [
             f"reference.folder={folder} holds log-probabilities of another reference. What differs:",

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from lookright.common.locks import LOCK_FILE
-from lookright.common.strict_json import read_object
+from lookright.common.strict_json import read_object, short
 from lookright.config.folders import IN_CHECKOUT
 from lookright.config.made_by import read_made_by, shown_path
 from lookright.config.runs import EVAL_FOLDER
@@ -197,7 +197,12 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return read_object(path, "make it again, or move its run away") if path.is_file() else {}
+    remedy = "make it again, or move its run away"
+    found = read_object(path, remedy) if path.is_file() else {}
+    for key in ("metrics", "eval", "objective"):
+        if not isinstance(found.get(key, {}), dict):
+            raise ConfigError(f"{path}: {key}={short(found[key])} is no object; {remedy}")
+    return found
 
 
 def _flat(node: Any, folder: str, prefix: str = "") -> Iterator[tuple[str, Setting]]:
