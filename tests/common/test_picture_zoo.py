@@ -192,3 +192,20 @@ def test_no_bad_picture_takes_more_than_300_megabytes(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(made())
     taken = peak_megabytes(READ, *(tmp_path / name for name in BOMBS))
     assert max(taken) < 300, dict(zip(BOMBS, taken, strict=True))
+
+
+def test_how_much_damage_inside_a_jpeg_is_found() -> None:
+    """Of single bits turned behind the tables, a tenth: the number in docs/data.md."""
+    rng = np.random.default_rng(0)
+    blocks = np.kron(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), np.ones((20, 20, 1), dtype=np.uint8))
+    buffer = io.BytesIO()
+    Image.fromarray(blocks).save(buffer, "JPEG", quality=85)
+    data, found = buffer.getvalue(), 0
+    for place, bit in zip(rng.integers(700, len(data) - 2, 200), rng.integers(0, 8, 200), strict=True):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(bit)
+        try:
+            checked_size(bytes(damaged), "it")
+        except RecordError:
+            found += 1
+    assert 0.04 < found / 200 < 0.25, found

@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,22 +55,23 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 def check_numbers(tensor: Tensor, name: str, where: object) -> None:
     """Raise ConfigError for a tensor of floats in which a value is NaN or infinite: every answer would be, too.
 
-    One pass over the values: their sum is finite only where all of them are.
+    One pass, about a third of the time of the copy that loading makes: the smallest and the largest value are finite
+    only where all are.
     """
-    if not tensor.is_floating_point() or tensor.is_meta or torch.isfinite(tensor.sum(dtype=torch.float32)):
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
         return
-    # a sum of large finite values may overflow
+    if all(map(torch.isfinite, tensor.aminmax())):
+        return
     wrong = int((~torch.isfinite(tensor)).sum())
-    if wrong:
-        raise ConfigError(
-            f"{where}: {name} holds {wrong} of {tensor.numel()} values that are NaN or infinite; the training that "
-            "wrote it diverged, or the file is damaged: take an earlier one, or fetch it again"
-        )
+    raise ConfigError(
+        f"{where}: {name} holds {wrong} of {tensor.numel()} values that are NaN or infinite; the training that wrote it "
+        "diverged, or the file is damaged: take an earlier one, or fetch it again"
+    )
 
 
 def _safetensors(file: Path, skip: Callable[[str], bool]) -> Iterator[tuple[str, Tensor | None]]:
     try:
-        shard = safe_open(file, framework="pt")
+        shard: Any = safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise _torn(file, error) from error
     with shard:

@@ -151,10 +151,11 @@ def _agreed_manifest(folder: Path, components: dict[str, str], versions: dict[st
         draft.replace(path)
     remedy = "delete the folder: it is filled again"
     manifest = read_object(path, remedy)
-    stored, made_with = manifest.get("components"), manifest.get("versions")
-    for found in (stored, made_with):
+    for found in (manifest.get("components"), manifest.get("versions")):
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
             raise LookRightError(f"{path} is damaged (components and versions are texts by name); {remedy}")
+    stored: dict[str, str] = manifest["components"]
+    made_with: dict[str, str] = manifest["versions"]
     if stored != components:
         raise LookRightError(_what_differs(folder, stored, components))
     return made_with
