@@ -64,8 +64,8 @@ def check_numbers(tensor: Tensor, name: str, where: object) -> None:
         return
     wrong = int((~torch.isfinite(tensor)).sum())
     raise ConfigError(
-        f"{where}: {name} holds {wrong} of {tensor.numel()} values that are NaN or infinite; the training that wrote it "
-        "diverged, or the file is damaged: take an earlier one, or fetch it again"
+        f"{where}: {name} holds {wrong} of {tensor.numel()} values that are NaN or infinite; the training that "
+        "wrote it diverged, or the file is damaged: take an earlier one, or fetch it again"
     )
 
 
