@@ -107,6 +107,7 @@ def sections(workload: Workload, steps: int) -> dict[str, Callable[[], Any]]:
         },
         "growth": lambda: script("growth", *place),
         "memory_estimate": lambda: script("estimate", *place),
+        "start": lambda: script("start"),
     }
 
 

@@ -32,8 +32,10 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import utils as trl_utils
 
+from benchmarks.shapes import fresh_stock_llava
 from benchmarks.turns import Turns
 from benchmarks.workload import BETA, LEARNING_RATE, SEED, VISION, Workload, plain_lora
+from lookright.backbones.loading import DTYPES
 
 
 class StepTurns(TrainerCallback):
@@ -90,13 +92,18 @@ def responses_alone() -> Iterator[mock.Mock]:
 
 def run(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     """DPO by TRL until told to end."""
-    with responses_alone() if options.head == "gpu" else nullcontext():
+    asked_of_cpu = options.head == "gpu" and options.device == "cpu"
+    with responses_alone() if asked_of_cpu else nullcontext():
         _train(workload, options, turns)
 
 
 def _train(workload: Workload, options: argparse.Namespace, turns: Turns) -> None:
     callback = StepTurns(turns)
-    model = LlavaForConditionalGeneration.from_pretrained(workload.model, dtype=torch.float32)
+    backbone = workload.backbone()
+    if options.fresh:
+        model = fresh_stock_llava(backbone, torch.device(options.device), DTYPES[options.dtype])
+    else:
+        model = LlavaForConditionalGeneration.from_pretrained(workload.model, dtype=DTYPES[options.dtype])
     torch.manual_seed(SEED)
     with tempfile.TemporaryDirectory() as folder:
         trainer = ToldLoss(
@@ -104,7 +111,7 @@ def _train(workload: Workload, options: argparse.Namespace, turns: Turns) -> Non
             args=_arguments(folder, options),
             train_dataset=_dataset(workload.pairs(options.images, options.rejected)),
             processing_class=_processor(workload.model),
-            peft_config=plain_lora(workload.backbone()),
+            peft_config=plain_lora(backbone, options.rank),
             callbacks=[callback],
             losses=callback.losses,
         )
@@ -127,7 +134,7 @@ def _arguments(folder: str, options: argparse.Namespace) -> DPOConfig:
         bf16=options.precision == "bf16-mixed",
         gradient_checkpointing=options.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_cpu=True,
+        use_cpu=options.device == "cpu",
         dataloader_pin_memory=False,
         save_strategy="no",
         logging_steps=10**6,

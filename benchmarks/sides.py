@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.turns import Turns
-from benchmarks.workload import SEED, Workload
+from benchmarks.workload import LORA_RANK, SEED, Workload
+from lookright.attention.kernels import CHOICES
+from lookright.backbones.loading import DTYPES
 
 SIDES = ("eager", "ours", "trl")
 """`benchmarks.side_NAME` has `run`; only that one is imported, so that no side pays for another's libraries."""
@@ -34,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--attention", action="store_true", help="with the attention term")
     options.add_argument("--compile", action="store_true", help="ours: trainer.compile")
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--dtype", choices=DTYPES, default="float32", help="of the frozen weights")
+    options.add_argument("--fresh", action="store_true", help="weights are drawn on the device, not read")
+    options.add_argument("--four-bit", action="store_true", help="ours, with --fresh: the frozen decoder in 4 bits")
+    options.add_argument("--rank", type=int, default=LORA_RANK)
+    options.add_argument("--dropout", type=float, default=0.0, help="ours: of the adapters")
+    options.add_argument("--prefix-kernel", choices=CHOICES, default="auto", help="ours: trainer.attention_kernel")
     return options
 
 

@@ -5,6 +5,7 @@ tokens a picture), random weights. The tower is small (hidden 256, 4 layers), so
 near that in LLaVA-1.5-7B. Answers have 40 tokens, the end token included.
 """
 
+import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from peft import LoraConfig
 from PIL import Image
 from torch.optim import AdamW
 
+from lookright.backbones.base import Backbone
+from lookright.backbones.ixc25.backbone import Ixc25Backbone
 from lookright.backbones.llava import LlavaBackbone
 from lookright.records.records import write_jsonl
 from lookright.training.optimization import Constant, Optimization
@@ -64,9 +67,12 @@ class Workload:
         several = "" if num_rejected == 1 else f"_{num_rejected}_rejected"
         return self.folder / f"{num_images}_images{several}" / "preferences.jsonl"
 
-    def backbone(self) -> LlavaBackbone:
-        """The model's backbone."""
-        return LlavaBackbone(path=str(self.model))
+    def backbone(self) -> Backbone:
+        """The model's backbone, by its configuration; LLaVA of this page's own model, either of `benchmarks.shapes`."""
+        config = json.loads((self.model / "config.json").read_text())
+        if config["model_type"] == "llava":
+            return LlavaBackbone(path=str(self.model), max_length=config["text_config"]["max_position_embeddings"])
+        return Ixc25Backbone(path=str(self.model), max_length=config["max_position_embeddings"])
 
 
 def make_workload(folder: Path, cases: Iterable[tuple[int, int]]) -> Workload:
@@ -76,18 +82,18 @@ def make_workload(folder: Path, cases: Iterable[tuple[int, int]]) -> Workload:
         _write_model(workload.model)
     for case in cases:
         if not workload.pairs(*case).is_file():
-            _write_pairs(workload, *case)
+            write_pairs(workload, *case)
     return workload
 
 
-def lora() -> LoraTuning:
-    """Adapters without dropout: the two sides then compute the same numbers."""
-    return LoraTuning(r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0)
+def lora(rank: int = LORA_RANK, dropout: float = 0.0) -> LoraTuning:
+    """Adapters; without dropout two sides compute the same numbers."""
+    return LoraTuning(r=rank, alpha=2 * rank, dropout=dropout)
 
 
-def plain_lora(backbone: LlavaBackbone) -> LoraConfig:
+def plain_lora(backbone: Backbone, rank: int = LORA_RANK) -> LoraConfig:
     """The same adapters for sides that know PEFT alone."""
-    return LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.0, target_modules=backbone.lora_targets())
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=backbone.lora_targets())
 
 
 def optimization() -> Optimization:
@@ -107,7 +113,8 @@ def _write_model(folder: Path) -> None:
     backbone.save_pretrained(backbone.build(weights=False), folder)
 
 
-def _write_pairs(workload: Workload, num_images: int, num_rejected: int) -> None:
+def write_pairs(workload: Workload, num_images: int, num_rejected: int = 1) -> None:
+    """Records, and pictures beside them."""
     backbone, path = workload.backbone(), workload.pairs(num_images, num_rejected)
     rng = random.Random(f"{SEED}/{num_images}")
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
@@ -139,7 +146,7 @@ def _picture(rng: random.Random) -> Image.Image:
     return small.resize((400, 300), Image.Resampling.BICUBIC)
 
 
-def _answer(backbone: LlavaBackbone, rng: random.Random) -> str:
+def _answer(backbone: Backbone, rng: random.Random) -> str:
     """Words that make `ANSWER_TOKENS` tokens with the end token."""
     words: list[str] = []
     while _num_tokens(backbone, " ".join([*words, WORDS[0]])) <= ANSWER_TOKENS:
@@ -147,6 +154,6 @@ def _answer(backbone: LlavaBackbone, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def _num_tokens(backbone: LlavaBackbone, answer: str) -> int:
+def _num_tokens(backbone: Backbone, answer: str) -> int:
     _, (response,) = backbone.encode_conversation("", [answer], [])
     return len(response)

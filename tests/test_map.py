@@ -136,7 +136,7 @@ def assert_walk(title: str, most: int, command: str, trace: Trace) -> None:
     """The stops are what runs, and all that runs is named."""
     walk = stops(title)
     assert len(walk) == len(set(walk)) <= most and walk[:2] == [f"{command}.py", f"src/lookright/commands/{command}.py"]
-    assert f"from lookright.commands.{command} import main" in (ROOT / walk[0]).read_text()
+    assert f"from lookright.commands.cli import {command}" in (ROOT / walk[0]).read_text()
     assert [stop for stop in walk[2:] if stop not in trace.files] == []
     names = known(title)
     folders = tuple(name for name in names if name.endswith("/"))

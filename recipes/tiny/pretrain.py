@@ -27,6 +27,7 @@ from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
 from lookright.config.entry import launch, with_output
+from lookright.config.made_by import describe_data, made_by
 from lookright.training.loggers import RunCSVLogger
 from lookright.training.trainer import TrainerSettings
 from recipes.tiny.initialization import initialise
@@ -100,7 +101,7 @@ def _pretrain(config: DictConfig, folder: Path) -> dict[str, Any]:
         idle_parameters=False,
         script=SCRIPT,
     )
-    checkpoint = open_folder(config, trainer)
+    checkpoint = open_folder(config, trainer, lambda: made_by(config, SCRIPT, describe_data(config.data)))
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = backbone.build(weights=False)
@@ -116,7 +117,7 @@ def _pretrain(config: DictConfig, folder: Path) -> dict[str, Any]:
     num_steps = sum(phase.steps for phase in data.phases)
     summary = summarise(trainer, data, num_steps, time.perf_counter() - started) | {"weights": "model"}
     write_summary(folder, summary)
-    write_page(config, summary, SCRIPT, ("optimization", "trainer"))
+    write_page(config, summary, ("optimization", "trainer"))
     rank_zero_info(f"wrote {folder / 'model'} and {folder / SUMMARY_FILE}")
     return summary
 

@@ -1,6 +1,7 @@
-"""The launchers of `lookright.launching` under the name that Hydra looks for plugins by."""
+"""The launchers and the sweeper of `lookright.launching` under the name that Hydra looks for plugins by."""
 
 from lookright.launching.plugin import LocalJobs, SlurmJobs
+from lookright.launching.sweeper import SomeJobs
 
 
 class SlurmLauncher(SlurmJobs):
@@ -11,5 +12,9 @@ class LocalLauncher(LocalJobs):
     """`hydra/launcher=local`."""
 
 
-# Hydra takes every launcher that it finds in this file
-del LocalJobs, SlurmJobs
+class CheckedBasicSweeper(SomeJobs):
+    """`hydra/sweeper=checked`, which is what runs without any word."""
+
+
+# Hydra takes every launcher and sweeper that it finds in this file
+del LocalJobs, SlurmJobs, SomeJobs

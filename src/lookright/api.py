@@ -15,10 +15,11 @@ from torch import nn
 from lookright.answering.answerer import Answerer, ScoredAnswer
 from lookright.answering.decoder import Decoder
 from lookright.answering.heat import attention_heat
+from lookright.answering.shares import Shares, attention_shares
 from lookright.attention.band import layer_band, one_layer
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import load_policy, pick_device, torch_dtype
+from lookright.backbones.loading import load_policy, placing
 from lookright.composing.asked import asked_prompt
 from lookright.config import schema
 from lookright.config.check import Problems
@@ -40,7 +41,7 @@ from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reports.heat import heat_levels, heat_peak, overlay
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
-from lookright.types import Preference, Region
+from lookright.types import Preference, Prompt, Region
 
 PART_KEYS = ("backbone", "adapter", "decode", "device", "dtype", "ratio_layer", "ratio_rows", "seed")
 """What of a config of `infer.py` makes a model."""
@@ -53,7 +54,7 @@ def load(
     adapter: str | Path | None = None,
     decode: str | Decoder = "greedy",
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str = "auto",
     ratio_layer: int | None = None,
     ratio_rows: str = "response",
     **options: Any,
@@ -79,7 +80,7 @@ def load(
         config.backbone.update(
             {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
         )
-    return _built(config, None if isinstance(decode, str) else decode)
+    return ModelParts(config, None if isinstance(decode, str) else decode).load()
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -109,6 +110,11 @@ class Reply:
     def confidence(self) -> float:
         """Probability of the first token under plain decoding, in [0, 1]."""
         return self.scored.answer.confidence
+
+    def shares(self) -> Shares:
+        """Share of every image of the attention that the answer's rows gave, and of an even look; by one more pass."""
+        (found,) = attention_shares(self.answerer, [self.scored], self.pictures)
+        return found
 
     def heat_maps(self, longest: int = 480) -> list[Image.Image]:
         """Each picture under a map of the attention that the answer's rows gave it, on one scale for all.
@@ -161,10 +167,19 @@ class Model:
         """
         held = _held(pictures)
         prompt = asked_prompt(held, question, target, regions)
-        row_length(self.backbone, prompt, held)
+        (reply,) = self.reply(prompt, held)
+        return reply
+
+    def reply(self, prompt: Prompt, pictures: HeldPictures, num_answers: int = 1) -> list["Reply"]:
+        """Answer a prompt about pictures that are held, several times where the decoder draws. Raises as `ask` does."""
+        row_length(self.backbone, prompt, pictures)
         self.answerer.decoder.check(self.backbone, [prompt])
-        (scored,) = self.answerer.answer([prompt], held)
-        return Reply(scored=scored, pictures=held, answerer=self.answerer)
+        self.answerer.decoder.check_num_answers(num_answers)
+        if num_answers == 1:
+            scored = list(self.answerer.answer([prompt], pictures))
+        else:
+            (scored,) = self.answerer.several([prompt], pictures, num_answers)
+        return [Reply(scored=one, pictures=pictures, answerer=self.answerer) for one in scored]
 
     def score(
         self,
@@ -265,33 +280,37 @@ def _composed(overrides: list[str]) -> DictConfig:
     return OmegaConf.masked_copy(config, list(PART_KEYS))
 
 
-def _built(config: DictConfig, decoder: Decoder | None) -> Model:
-    """Check everything, then load the weights."""
-    problems = Problems(config)
-    with problems:
-        device = pick_device(config.device)
-    with problems:
-        dtype = torch_dtype(config.dtype)
-    with problems:
-        check_adapter(config.adapter)
-    with problems:
-        check_rows(config.ratio_rows)
-    if decoder is None:
-        decoder = problems.build("decode")
-    backbone = problems.build("backbone")
-    if backbone is not None:
+class ModelParts:
+    """What a config says of a model, checked before its weights load. Raises ConfigError with all problems at once."""
+
+    def __init__(self, config: DictConfig, decoder: Decoder | None = None) -> None:
+        self.config = config
+        problems = Problems(config)
         with problems:
-            ratio_layer = one_layer(backbone.num_layers, config.ratio_layer)
+            self.device, self.dtype = placing(config.device, config.dtype)
         with problems:
-            if decoder is not None:
-                decoder.check(backbone)
-    problems.finish()
-    answerer = Answerer(
-        backbone=backbone,
-        policy=load_policy(backbone, config.adapter, device, dtype),
-        decoder=decoder,
-        ratio_layer=ratio_layer,
-        batch_size=1,
-        ratio_rows=config.ratio_rows,
-    )
-    return Model(answerer, None if config.adapter is None else AdapterOff())
+            check_adapter(config.adapter)
+        with problems:
+            check_rows(config.ratio_rows)
+        self.decoder: Decoder = problems.build("decode") if decoder is None else decoder
+        self.backbone: Backbone = problems.build("backbone")
+        if self.backbone is not None:
+            with problems:
+                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
+            with problems:
+                if self.decoder is not None:
+                    self.decoder.check(self.backbone)
+        problems.finish()
+
+    def load(self) -> Model:
+        """Load the weights."""
+        config = self.config
+        answerer = Answerer(
+            backbone=self.backbone,
+            policy=load_policy(self.backbone, config.adapter, self.device, self.dtype),
+            decoder=self.decoder,
+            ratio_layer=self.ratio_layer,
+            batch_size=1,
+            ratio_rows=config.ratio_rows,
+        )
+        return Model(answerer, None if config.adapter is None else AdapterOff())

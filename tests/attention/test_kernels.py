@@ -1,6 +1,7 @@
 """Every prefix kernel against the plain one, values and gradients; on a CPU those of CUDA by their definition."""
 
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,15 +85,23 @@ def handed_segments(
     return segments_one_by_one(query, key, value, starts, scale)
 
 
+def varlen_2_12(*tensors: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool = False) -> Tensor:
+    assert window_size == (-1, 0) and enable_gqa == (tensors[0].shape[1] != tensors[1].shape[1])
+    return handed_segments(*tensors, scale)
+
+
+def varlen_2_11(*tensors: Any, scale: float, window_size: tuple[int, int]) -> Tensor:
+    assert window_size == (-1, 0) and tensors[0].shape == tensors[1].shape == tensors[2].shape
+    return handed_segments(*tensors, scale)
+
+
+@pytest.mark.parametrize("varlen_attn", [varlen_2_11, varlen_2_12])
 @pytest.mark.parametrize("num_groups", [2, 4])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_what_varlen_is_handed(layout: tuple, num_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments, longest length and causality, with PyTorch's kernel replaced by its definition."""
-
-    def varlen_attn(*tensors: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
-        assert window_size == (-1, 0) and enable_gqa == (tensors[0].shape[1] != tensors[1].shape[1])
-        return handed_segments(*tensors, scale)
-
+def test_what_varlen_is_handed(
+    layout: tuple, num_groups: int, varlen_attn: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments, longest length and causality, with PyTorch's kernel replaced by its definition in either signature."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     assert_same_as_sdpa(
         "varlen", build_layout(*layout), num_groups, 1e-10, "float64, sums in another order", dtype=torch.float64

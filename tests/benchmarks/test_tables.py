@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks.run import CACHED, OFF, TRL, TRL_CPU
-from benchmarks.tables import MARKS, PAGE, SHOWN, TABLES, origin, sides, written
+from benchmarks.start import HELP, IMPORTS, MISSPELT, PLAN
+from benchmarks.tables import MARKS, PAGE, SHOWN, TABLES, origin, sides, start, written
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "vectors": "AVX512", "bfloat16": "bfloat16 units", "torch": "2.13.0"}
 
@@ -54,6 +55,14 @@ def test_figures_of_a_busy_machine_are_marked(others: float | None, disturbed: b
     assert "A CPU, 2 cores, AVX512, bfloat16 units; torch 2.13.0; 2026-11-25." in text
     assert ("Disturbed" in text) == disturbed
     assert not disturbed or "1.4 of 2 cores" in text
+
+
+def test_starts_hold_their_goals_with_the_slowest_command() -> None:
+    found = {"a.py": {HELP: 0.84, MISSPELT: 0.7, IMPORTS: 5.04}, "b.py": {HELP: 2.04, PLAN: 6.9, IMPORTS: 5.96}}
+    text = start("start", found)
+    assert "| a.py | 0.8 | 0.7 |  | 5.0 |" in text and "| b.py | 2.0 |  | 6.9 | 6.0 |" in text
+    assert "--help under 2 s (2.0), missed; a misspelt key under 2 s (0.7), met" in text
+    assert "trainer.plan=true under 2 s (6.9), missed; a job's imports under 6 s (6.0), met" in text
 
 
 def test_a_section_without_figures_says_how_to_get_them() -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from lookright.common.jsonl import AppendOnly
+from lookright.composing.workspace import open_workspace
+from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError
 
 Run = Callable[..., Path]
@@ -62,6 +65,9 @@ def test_shards_join_to_the_same_files(run: Run, unbroken: Path, tmp_path: Path)
         run(tmp_path, "shard.count=3", f"shard.index={index}")
     assert not (tmp_path / "preferences.jsonl").exists()
     run(tmp_path, "shard.count=3", "stage=select")
+    records = [path.name for path in (tmp_path / "shards").glob("made_by*")]
+    assert sorted(records) == [f"made_by-{index:05d}-of-00003.json" for index in range(3)]
+    assert "source.train_json" in read_made_by(tmp_path).inputs
     assert_same_files(tmp_path, unbroken)
     with pytest.raises(ConfigError, match="batch_size was 4, is 5"):
         run(tmp_path, "shard.count=3", "shard.index=1", "batch_size=5")
@@ -82,3 +88,21 @@ def test_shards_of_lots_by_format_and_an_unfinished_shard(run: Run, tmp_path: Pa
     run(parts, *counts, "shard.count=2", "stage=answer")
     run(parts, *counts, "shard.count=2", "stage=select")
     assert_same_files(parts, whole)
+
+
+def test_a_type_that_follows_the_device_is_known_once_answers_are_there(
+    composed: Callable[..., DictConfig], settings: list[str], tmp_path: Path
+) -> None:
+    """Answered on a GPU, selected where none is: the second neither contradicts the first nor forgets its type."""
+
+    def opened(*overrides: str) -> str:
+        config = composed("generate", *settings, f"output={tmp_path}", *overrides)
+        open_workspace(config)
+        return OmegaConf.load(tmp_path / "config.yaml").dtype
+
+    assert opened("stage=compose") == "auto"
+    assert opened("dtype=bfloat16") == "bfloat16"
+    (tmp_path / "answers.jsonl").touch()
+    assert opened("stage=select") == "bfloat16"
+    with pytest.raises(ConfigError, match=r"\(dtype was bfloat16, is float32\); set these back"):
+        opened("dtype=float32")

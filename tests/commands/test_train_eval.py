@@ -70,8 +70,9 @@ def test_main_numbers_and_objective_are_in_the_summary(finished: Path) -> None:
     assert summary["eval"]["accuracy/multi_image"] == metrics["accuracy"]["multi_image"]["value"]
     assert summary["eval"]["attention_ratio/sequence"] == metrics["attention_ratio"]["sequence"]["value"]
     assert summary["objective"] == {"name": "accuracy/multi_image", "value": summary["eval"]["accuracy/multi_image"]}
-    assert _done(Job(num=0, overrides=[], swept=[], folder=str(finished))).return_value == summary["objective"]["value"]
-    assert _done(Job(num=0, overrides=[], swept=[], folder=str(finished / "none"))).return_value is None
+    told, untold = (Job(num=0, overrides=[], swept=[], folder=str(folder)) for folder in (finished, finished / "none"))
+    assert _done(told, None).return_value == summary["objective"]["value"]
+    assert _done(untold, None).return_value is None
 
 
 def test_a_run_that_is_killed_while_it_answers_goes_on(

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,10 @@ from lookright.commands import train as training
 from lookright.commands.run_folder import summarise, write_summary
 from lookright.commands.train import train
 from lookright.common.locks import locked
+from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.launching.jobs import GO_ON
-from lookright.training.checkpoints import newest_whole, steps_in
+from lookright.training.checkpoints import NUM_RANKS, newest_whole, num_ranks_of, steps_in
 from lookright.training.preference import PreferenceModule
 
 Compose = Callable[..., DictConfig]
@@ -99,8 +101,10 @@ def test_resumed_run_is_exact(
     config = composed("train", *settings, f"output={tmp_path}", f"data.num_workers={num_workers}")
     run_until(monkeypatch, config, num_batches)
     assert not (tmp_path / "adapter").exists()
+    begun = (tmp_path / "made_by.json").read_bytes()
     train(composed("train", f"resume={tmp_path}"))
     assert_same_run(tmp_path, unbroken)
+    assert (tmp_path / "made_by.json").read_bytes() == begun
 
 
 def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +112,25 @@ def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monke
     monkeypatch.setattr("lookright.commands.run_folder.given_overrides", lambda: given)
     with pytest.raises(ConfigError, match=r"resume takes the config of .*; remove seed=1"):
         train(composed("train", *given))
+
+
+def test_other_packages_of_a_later_start_are_noted_once(
+    composed: Compose, unbroken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    begun = read_made_by(folder)
+    replace(begun, versions=begun.versions | {"peft": "0.1"}).write(folder)
+    for _ in range(2):
+        train(composed("train", f"resume={folder}"))
+    told = f"peft was 0.1, is {begun.versions['peft']}"
+    assert caplog.messages.count(f"resume={folder}: {told}") == 2
+    after = read_made_by(folder)
+    assert [line.partition(": ")[2] for line in after.went_on] == [told] and after.overrides == begun.overrides
+    # of a version that told nothing, the record is that of this start
+    replace(begun, versions={}, inputs={}).write(folder)
+    train(composed("train", f"resume={folder}"))
+    assert read_made_by(folder).inputs == begun.inputs
 
 
 def test_resuming_a_finished_run_keeps_what_it_measured(
@@ -314,3 +337,39 @@ def test_a_summary_is_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["metrics"] == {"val/loss": 1.5, "val/ratio": None}
     with pytest.raises(ValueError, match="JSON compliant"):
         write_summary(tmp_path, {"value": float("inf")})
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_run_goes_on_with_as_many_processes_or_not_at_all(
+    said: bool, composed: Compose, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(monkeypatch, composed("train", *settings, f"output={tmp_path}"), 3)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    if not said:
+        # an older version did not write it; what it began goes on as it did
+        for path in steps_in(tmp_path / "checkpoints"):
+            state = torch.load(path, weights_only=True)
+            del state[NUM_RANKS]
+            torch.save(state, path)
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace("  devices: 1\n", "  devices: 2\n" if said else "  devices: 1\n"))
+    if not said:
+        train(composed("train", f"resume={tmp_path}"))
+        return
+    monkeypatch.setattr("lookright.commands.train._module", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(
+        ConfigError, match=r"step=1.ckpt is of a run of 1 processes, and this one would have 2; give it 1"
+    ):
+        train(composed("train", f"resume={tmp_path}"))
+    config.write_bytes(kept[config])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+def test_a_folder_of_deepspeed_says_its_processes_by_their_parts(tmp_path: Path) -> None:
+    path = tmp_path / "step=3.ckpt"
+    (path / "checkpoint").mkdir(parents=True)
+    assert num_ranks_of(path) is None
+    for rank in range(3):
+        (path / "checkpoint" / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    (path / "checkpoint" / "mp_rank_00_model_states.pt").touch()
+    assert num_ranks_of(path) == 3

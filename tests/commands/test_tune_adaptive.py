@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -185,7 +186,7 @@ def test_test_questions_are_refused(
 ) -> None:
     monkeypatch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
     first, second, *others = read_prompts(questions_file)
-    (tmp_path / "images").symlink_to(questions_file.parent / "images")
+    shutil.copytree(questions_file.parent / "images", tmp_path / "images")
     write_jsonl(tmp_path / "mixed.jsonl", [first, as_test(second), *others])
     with pytest.raises(LookRightError, match="1 of 12 questions are of a test split .q1 first.*split=train"):
         run(tmp_path / "out", f"data.path={tmp_path / 'mixed.jsonl'}")
@@ -237,6 +238,8 @@ def test_the_command_line_takes_and_tells_the_folder(
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     best = json.loads((tuned / "tuning.json").read_text())["all"]["best"]["setting"]
+    # asked about the very questions that the values were chosen on
+    assert "12 of 12 questions (q0 first) are among those that the values of decode were chosen on" in done.stdout
     factors = {line["factor"] for line in lines_of(tmp_path / "out" / "predictions.jsonl")}
     assert factors and factors <= {best["alpha_low"], best["alpha_high"]}
     record = read_made_by(tmp_path / "out")

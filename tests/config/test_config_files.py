@@ -20,7 +20,7 @@ from lookright.training.trainer import NOT_PASSED, TrainerSettings
 
 PRESETS = ("experiment", "debug")
 """Groups whose files set keys of others."""
-COMMANDS = ("generate", "train", "infer", "tune_adaptive")
+COMMANDS = ("generate", "train", "infer", "tune_adaptive", "ask", "export", "serve")
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER.parent / "experiments").glob("*.yaml"))
 
 
@@ -43,10 +43,11 @@ def choices() -> list[tuple[str, str, str]]:
 
 
 def fill(config: DictConfig, folder: Path) -> DictConfig:
-    """Any path where a file leaves one to the user."""
+    """Any path, or an address, where a file leaves one to the user."""
     for key in OmegaConf.missing_keys(config):
-        OmegaConf.update(config, key, str(folder))
-    config.output = str(folder / "out")
+        OmegaConf.update(config, key, "http://localhost/v1" if key.endswith(".url") else str(folder))
+    if "output" in config:
+        config.output = str(folder / "out")
     return config
 
 

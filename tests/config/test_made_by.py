@@ -1,16 +1,19 @@
 """What a page says of the run that made it: paths as they were given, the code's own commit, no path of the machine."""
 
+import json
+import platform
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.config import made_by as module
 from lookright.config.made_by import (
-    MadeBy,
     code_version,
     describe_backbone,
     describe_data,
@@ -19,10 +22,14 @@ from lookright.config.made_by import (
     read_made_by,
 )
 from lookright.config.references import resolved
+from lookright.errors import ConfigError
+from lookright.reports.cells import made_by_entries
 
 
 def test_a_record_of_infer(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
-    config = composed("infer", "data.path=[a/x.jsonl,b/y.jsonl]", "adapter=runs/one/adapter", "decode=sample")
+    config = composed(
+        "infer", "data.path=[a/x.jsonl,b/y.jsonl]", "adapter=runs/one/adapter", "decode=sample", "dtype=float32"
+    )
     record = made_by(config, "infer.py", describe_data(config.data))
     assert record.model == "tiny_llava (LlavaBackbone), float32" and record.adapter == "runs/one/adapter"
     assert record.data == "a/x.jsonl, b/y.jsonl"
@@ -32,7 +39,7 @@ def test_a_record_of_infer(composed: Callable[..., DictConfig], tmp_path: Path) 
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", record.date)
     record.write(tmp_path)
     assert read_made_by(tmp_path) == record and read_made_by(tmp_path / "none") is None
-    assert str(Path.cwd()) not in str(record)
+    assert str(Path.cwd()) not in "".join(made_by_entries(record).values())
 
 
 def test_a_record_of_train(composed: Callable[..., DictConfig]) -> None:
@@ -75,9 +82,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "one"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     monkeypatch.setattr(module, "PACKAGE", package)
-    code_version.cache_clear()
+    module._checkout.cache_clear()
     yield package
-    code_version.cache_clear()
+    module._checkout.cache_clear()
 
 
 def test_the_commit_of_the_own_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,15 +92,41 @@ def test_the_commit_of_the_own_checkout(checkout: Path, monkeypatch: pytest.Monk
     head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert code_version().endswith(f"commit {head.stdout[:10]}")
     (checkout / "a.py").write_text("2\n")
-    code_version.cache_clear()
+    module._checkout.cache_clear()
     assert code_version().endswith(f"commit {head.stdout[:10]} with changes")
+    assert module._checkout()[0] == head.stdout.strip()
+    (_, first), _ = module._checkout(), (checkout / "a.py").write_text("3\n")
+    module._checkout.cache_clear()
+    assert first is not None and module._checkout()[1] not in (None, first)
     # an environment inside somebody's checkout says nothing of that
     inside = root / "venv" / "lib" / "lookright"
     inside.mkdir(parents=True)
     monkeypatch.setattr(module, "PACKAGE", inside)
-    code_version.cache_clear()
+    module._checkout.cache_clear()
     assert "commit" not in code_version()
 
 
-def test_records_are_plain_text() -> None:
-    assert all(kind in ("str", "str | None", str, str | None) for kind in MadeBy.__annotations__.values())
+def test_a_record_of_an_earlier_version_is_read_and_a_broken_one_refused(tmp_path: Path) -> None:
+    names = ("command", "model", "adapter", "data", "decoding", "code", "date")
+    (tmp_path / "made_by.json").write_text(json.dumps(dict.fromkeys(names, "x")))
+    earlier = read_made_by(tmp_path)
+    assert (earlier.command, earlier.versions, earlier.inputs) == ("x", {}, {})
+    for text in ("{", "[]", '{"command": "x"}', '{"inputs": {"a": 1}}'):
+        (tmp_path / "made_by.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"made_by.json is no record of a run"):
+            read_made_by(tmp_path)
+
+
+def test_what_differs_in_the_code_is_named(composed: Callable[..., DictConfig]) -> None:
+    now = made_by(composed("train"), "train.py", "pairs")
+    assert now.versions["python"] == platform.python_version() and now.versions["torch"] == torch.__version__
+    assert now.code_differences(now) == [] and now.code_differences(replace(now, versions={})) == []
+    versions = {name: text for name, text in now.versions.items() if name != "peft"} | {"torch": "1.0", "gone": "3"}
+    assert now.code_differences(replace(now, versions=versions, code="0.0.9, commit 1")) == [
+        f"torch was 1.0, is {now.versions['torch']}",
+        "gone was 3, is not there",
+        f"code was 0.0.9, commit 1, is {now.code}",
+        f"peft was not there, is {now.versions['peft']}",
+    ]
+    other = replace(now, changes="another")
+    assert other.code_differences(now) == ["the changes of the code since its commit are others"]

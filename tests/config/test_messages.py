@@ -18,7 +18,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 KEY = re.compile(r"(?<![\w./*-])[a-z_]+(?:\.[a-z_*]+)+(?![\w*(/-]|\.\w)")
 """A dotted name; `*` stands for what an f-string fills in."""
 FILES = ("md", "jsonl", "json", "yaml", "csv", "html", "py", "png", "jpg", "safetensors", "model", "parquet")
-OPEN = {"num_prompts.*", "noise.std", "vision_config.image_size", "hydra.job.num", "hydra.job.id", "hydra.mode"}
+OPEN = {
+    "num_prompts.*",
+    "metrics.accuracy.rules.*",
+    "adapters.*",
+    "logger._target_",
+    "hydra.searchpath",
+    "hydra.launcher",
+    "noise.std",
+    "vision_config.image_size",
+    "hydra.job.num",
+    "hydra.job.id",
+    "hydra.mode",
+}
 """Below keys that take a mapping of the user's own, keys of a model's `config.json`, and Hydra's own."""
 
 

@@ -55,12 +55,17 @@ def test_what_is_referred_to(config: DictConfig) -> None:
     assert lost_references(config) == ["a.node.deep"]
 
 
-def test_a_saved_config_refers_within_a_group_and_is_filled_in_elsewhere(config: DictConfig) -> None:
+def test_a_saved_config_keeps_references_and_has_all_else_filled_in(config: DictConfig) -> None:
     saved = resolved(config)
     assert OmegaConf.to_container(saved, resolve=True) == OmegaConf.to_container(config, resolve=True)
     plain = OmegaConf.to_container(saved, resolve=False)["a"]
     assert (plain["longer"], plain["other"], plain["items"][0]) == ("${a.short}", "${a.node}", "${a.short}")
-    assert (plain["seed"], plain["twice"]) == (3, 8)
+    assert (plain["seed"], plain["twice"]) == ("${seed}", 8)
+
+
+def test_a_reference_by_place_is_filled_in() -> None:
+    config = OmegaConf.create({"a": {"short": 1, "beside": "${.short}"}})
+    assert OmegaConf.to_container(resolved(config), resolve=False) == {"a": {"short": 1, "beside": 1}}
 
 
 def test_short_names_are_those_that_something_refers_to() -> None:

@@ -9,7 +9,15 @@ import pytest
 from scipy.stats import binomtest, sem, t
 
 from lookright.evaluation.intervals import mean_of_few, student_quantile
-from lookright.evaluation.paired import Change, mcnemar, paired_difference
+from lookright.evaluation.paired import (
+    Bootstrap,
+    Change,
+    bootstrap_difference,
+    design_effect,
+    mcnemar,
+    paired_difference,
+    questions_for_a_point,
+)
 
 Z = 1.959963984540054
 
@@ -115,3 +123,68 @@ def test_a_single_observation_has_no_interval() -> None:
 @pytest.mark.parametrize("inside", [0.5, 0.95, 0.999])
 def test_students_quantile_is_scipys(freedom: int, inside: float) -> None:
     assert student_quantile(freedom, inside) == pytest.approx(t.ppf((1 + inside) / 2, freedom), rel=1e-10)
+
+
+def clustered(num_pictures: int, seed: int) -> list[Change]:
+    """Two formats; questions about one picture tend to change together."""
+    rng = random.Random(seed)
+    return [
+        Change(
+            value=shared if rng.random() < 0.7 else rng.choice([-1, 0, 0, 1]), stratum=stratum, cluster=f"p{picture}"
+        )
+        for picture in range(num_pictures)
+        for shared in [rng.choice([-1, 0, 0, 1, 1])]
+        for stratum in rng.choices(["sequence", "grid_collage"], [2, 1], k=rng.randrange(1, 5))
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bootstrap_is_what_drawing_questions_of_pictures_gives(seed: int) -> None:
+    """Slowly: pictures are drawn by name, their questions put in lists, means taken of each format."""
+    found = clustered(12, seed)
+    pictures = sorted({change.cluster for change in found})
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(300):
+        drawn = [change for place in rng.integers(len(pictures), size=len(pictures)) for change in found
+                 if change.cluster == pictures[place]]  # fmt: skip
+        formats = {change.stratum for change in drawn}
+        means.append(
+            np.mean([np.mean([one.value for one in drawn if one.stratum == name]) for name in sorted(formats)])
+        )
+    fast = bootstrap_difference(found, Bootstrap(num_draws=300, seed=seed))
+    assert fast.value == pytest.approx(paired_difference(found).value, abs=1e-12)
+    assert (fast.low, fast.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-12)
+    assert fast == bootstrap_difference(found[::-1], Bootstrap(num_draws=300, seed=seed))
+    assert fast != bootstrap_difference(found, Bootstrap(num_draws=300, seed=seed + 7))
+
+
+def test_bootstrap_agrees_with_the_formula() -> None:
+    """Both intervals are of one mean; clusters make both wider than questions alone would."""
+    found = clustered(300, 3)
+    alone = [replace(change, cluster=f"{place}") for place, change in enumerate(found)]
+    for changes_ in (found, alone):
+        drawn, formula = bootstrap_difference(changes_, Bootstrap(num_draws=2000)), paired_difference(changes_)
+        assert drawn.high - drawn.low == pytest.approx(formula.high - formula.low, rel=0.06)
+    wide, narrow = (bootstrap_difference(one, Bootstrap(num_draws=2000)) for one in (found, alone))
+    assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
+
+
+def test_design_effect_by_hand() -> None:
+    """Pictures asked twice with equal changes count as one question each: twice the variance."""
+    pairs = [Change(value=value, stratum="s", cluster=f"{place}") for place, value in enumerate([1, -1, 0, 1])]
+    assert design_effect(pairs) == 1.0 and design_effect([*pairs, *pairs]) == pytest.approx(2.0)
+    assert design_effect([Change(value=0, stratum="s", cluster="p")] * 3) == 1.0
+
+
+def test_questions_for_a_point() -> None:
+    """By the interval itself: at that number a difference of one point is just outside, at one less it is not."""
+    number = questions_for_a_point(0.2)
+    assert number == math.ceil(3.841458820694124 / 1e-4 * (0.2 - 1e-4)) == 7680
+
+    def low(count: int) -> float:
+        return 0.01 - Z * math.sqrt((0.2 - 0.01**2) / count)
+
+    assert low(number) >= 0 > low(number - 1)
+    assert questions_for_a_point(0.2, 1.5) == math.ceil(1.5 * 3.841458820694124 / 1e-4 * (0.2 - 1e-4))
+    assert questions_for_a_point(0.0) == questions_for_a_point(0.01) and questions_for_a_point(0.2, points=2) < 1921

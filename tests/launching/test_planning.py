@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lookright.commands.train import job as train_job
 from lookright.config.entry import CONFIG_FOLDER
+from lookright.config.references import resolved
 from lookright.config.schema import register
 from lookright.errors import ConfigError
 from lookright.launching.jobs import Job, Launch, Resources
@@ -51,6 +52,14 @@ def saved_run(folder: Path, devices: int = 1) -> None:
     folder.mkdir()
     trainer = {"accelerator": "cpu", "devices": devices, "num_nodes": 1}
     OmegaConf.save(OmegaConf.create({"trainer": trainer}), folder / "config.yaml")
+
+
+def planned_config(folder: Path, *given: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = compose("train", ["data.path=x", f"output={folder}", *given])
+    folder.mkdir()
+    OmegaConf.save(resolved(config), folder / "config.yaml")
+    return config
 
 
 def folders(launch: Launch) -> list[str]:
@@ -124,6 +133,18 @@ def test_resumed_runs_keep_folder_and_resources(planned: Planned, tmp_path: Path
     assert not [item for job in launch.jobs for item in job.overrides if item.startswith("output=")]
     with pytest.raises(ConfigError, match=r"resume=gone holds no config.yaml"):
         planned("train", "resume=a,gone")
+
+
+def test_repeated_runs_have_new_folders_and_the_resources_of_the_old(planned: Planned, tmp_path: Path) -> None:
+    config = planned_config(tmp_path / "a", "trainer.devices=2")
+    launch = planned("train", "repeat=a", "seed=0,1", "output=b")
+    assert folders(launch) == ["b/0", "b/1"] and config.trainer.devices == 2
+    assert [job.resources.tasks_per_node for job in launch.jobs] == [2, 2]
+    assert launch.jobs[1].overrides[:2] == ["repeat=a", "seed=1"]
+    (one,) = planned("train", "repeat=a", "trainer.devices=1", "output=b").jobs
+    assert one.resources.tasks_per_node == 1
+    with pytest.raises(ConfigError, match=r"repeat=gone holds no config.yaml"):
+        planned("train", "repeat=a,gone")
 
 
 def test_all_problems_are_told_once_before_any_job(planned: Planned, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lookright.composing.companions import companion_answers
 from lookright.errors import ConfigError, LookRightError
-from lookright.records.readers import load_preferences
+from lookright.records.readers import load_preferences, load_prompts
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -61,6 +62,27 @@ def test_geometry_columns_are_taken(tmp_path: Path) -> None:
     records = load_preferences(write(tmp_path / "p.parquet", rows)).records
     assert (records[0].id, records[0].target, records[0].regions[1].box) == ("mine", 1, (0, 0, 6, 4))
     assert (records[1].id, records[1].target, records[1].regions) == ("1", None, None)
+
+
+def test_questions_of_a_table_keep_what_the_images_answers_are(tmp_path: Path) -> None:
+    """Our own records as a table: without them a wrong answer would have no kind."""
+    regions = [{"picture": n, "box": [0, 0, 6, 4], "source": f"s{n}"} for n in range(2)]
+    told = {"source": "shapes", "region_answers": ["red", "blue"], "split": "test"}
+    asked = {key: value for key, value in row(0).items() if key in ("images", "prompt")} | {"ground_truth": "blue"}
+    full = asked | {"id": "mine", "format": "sequence", "target": 1, "regions": regions, "provenance": told}
+    bare = asked | {"id": None, "format": None, "target": None, "regions": None, "provenance": None}
+    first, second = load_prompts(write(tmp_path / "p.parquet", [full, bare])).records
+    assert (first.id, first.format, first.target, first.regions[1].box) == ("mine", "sequence", 1, (0, 0, 6, 4))
+    assert companion_answers(first) == ["red"] and first.provenance == told
+    assert companion_answers(second) == [] and second.target is None
+
+
+def test_several_truths_and_options_of_a_table(tmp_path: Path) -> None:
+    asked = {key: value for key, value in row(0).items() if key in ("images", "prompt")}
+    path = write(tmp_path / "p.parquet", [asked | {"answer": ["a", "b", "b"], "options": ["b", "c"]}])
+    (record,) = load_prompts(path).records
+    assert record.ground_truth == "b" and record.provenance["ground_truths"] == ["a", "b", "b"]
+    assert record.provenance["options"] == ["b", "c"]
 
 
 def messages(role: str, content: Any) -> list[dict[str, Any]]:

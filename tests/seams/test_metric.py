@@ -114,6 +114,7 @@ def test_a_file_in_a_search_path_is_enough(llava_weights: Path, outside: Path, q
         "attention_ratio",
         "scaled_ratio",
         "confidence",
+        "calibration",
         "errors",
         "short",
     ]
@@ -185,6 +186,7 @@ def test_metrics_may_be_taken_away(
         "accuracy_by_num_images",
         "accuracy_by_format_and_num_images",
         "attention_ratio",
+        "calibration",
         "dropped",
     }
     assert "chance" not in result["accuracy"]["multi_image"]

@@ -28,6 +28,11 @@ MADE = (
     "sweep/report.html",
     *(f"answers/{num}/metrics.json" for num in range(4)),
     "answers/0/report.html",
+    "shared/predictions.jsonl",
+    "shared/report.html",
+    *(f"all/{num}/metrics.json" for num in range(4)),
+    "all/report.md",
+    "again/adapter/adapter_model.safetensors",
     "ranks/0/summary.json",
     "local/0/summary.json",
     "local/1/summary.json",
@@ -41,7 +46,7 @@ def test_the_page(slurm: Cluster, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     for name in ("generate.py", "train.py", "infer.py"):
         os.symlink(ROOT / name, tmp_path / name)
-    assert len(COMMANDS) == 9 and len(FILES) == 1
+    assert len(COMMANDS) == 13 and len(FILES) == 1
     for line in COMMANDS:
         words = shlex.split(line)
         assert words[0] == "python"

@@ -7,10 +7,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lookright.backbones.llava import LlavaBackbone
+from lookright.backbones.loading import with_adapter
 from lookright.errors import ConfigError
+from lookright.packing.batch import pack
+from lookright.reference.adapter_off import AdapterOff
+from lookright.reference.base import ModelPair
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
-from tests.examples import lively_model, shake_adapters, trained_parameters
+from tests.examples import lively_model, make_example, make_input, shake_adapters, trained_parameters
 
 
 def test_lora_adapts_every_linear_layer_of_the_language_model_and_no_other(llava: LlavaBackbone) -> None:
@@ -47,6 +51,51 @@ def test_a_saved_adapter_holds_adapters_alone(llava: LlavaBackbone, tmp_path: Pa
     names = {path.name for path in tmp_path.iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 100_000
+
+
+def with_projector(llava: LlavaBackbone, folder: Path) -> nn.Module:
+    """A saved policy whose adapters and projector have moved."""
+    tuning = LoraTuning(r=2, alpha=4, train_projector=True)
+    policy = shake_adapters(tuning.apply(llava, lively_model(llava, torch.float32)))
+    for name, parameter in trained_parameters(policy).items():
+        if ".lora_" not in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    policy.save_pretrained(folder)
+    return policy.eval()
+
+
+@torch.no_grad()
+def test_a_trained_projector_is_saved_with_its_adapter(llava: LlavaBackbone, tmp_path: Path) -> None:
+    """What another process loads answers as what was trained, and as the base where the adapter is off."""
+    policy = with_projector(llava, tmp_path)
+    again = with_adapter(lively_model(llava, torch.float32), str(tmp_path)).eval()
+    base = lively_model(llava, torch.float32)
+    pixels = make_input(llava, 2).pixels
+    found = llava.encode_images(again.get_base_model(), pixels)
+    assert torch.equal(found[1], llava.encode_images(policy.get_base_model(), pixels)[1])
+    wanted = llava.encode_images(base, pixels)
+    assert not torch.equal(found[1], wanted[1])
+    with again.disable_adapter():
+        assert torch.equal(llava.encode_images(again.get_base_model(), pixels)[1], wanted[1])
+
+
+def test_the_reference_has_the_projector_of_the_base(llava: LlavaBackbone, tmp_path: Path) -> None:
+    with_projector(llava, tmp_path)
+    batch = pack([make_example(llava, 2, ["red", "no"])])
+    base = ModelPair(llava, lively_model(llava, torch.float32), None)
+    wanted = base.score(batch, base.image_features(batch)).logps
+    policy = LoraTuning(adapter=str(tmp_path)).apply(llava, lively_model(llava, torch.float32))
+    pair = ModelPair(llava, policy, AdapterOff())
+    for _ in range(2):
+        found = pair.reference_logps(batch, pair.image_features(batch))
+        torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-6)
+        assert all(".lora_" in name for name in trained_parameters(policy)), "the projector stays as it was saved"
+
+
+def test_a_projector_that_an_adapter_lacks_does_not_train_in_silence(llava: LlavaBackbone, tmp_path: Path) -> None:
+    LoraTuning(r=2, alpha=4).apply(llava, llava.build(weights=False)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"tuning.train_projector=true, and tuning.adapter=.* without the projector"):
+        LoraTuning(adapter=str(tmp_path), train_projector=True).apply(llava, llava.build(weights=False))
 
 
 @pytest.mark.parametrize("options", [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}])

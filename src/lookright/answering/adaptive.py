@@ -28,7 +28,8 @@ class AdaptiveDecoder(Decoder):
 
     `scope`: `all` image tokens (the sources), or only those of the `target` that the prompt names, in
     proportion to how much of a token it covers. `layers`: decoder layers (0-based) or shares of the depth
-    that are scaled, None for all. `steps`: the `first` answer token's row, or the row of `every` token.
+    that are scaled, None for all. `steps`: the `first` answer token's row, or the row of `every` token. `tuned_on`: the
+    file that says on which questions these values were chosen; `infer.py` warns where it asks them.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class AdaptiveDecoder(Decoder):
         scope: str = "all",
         layers: Sequence[int] | Sequence[float] | None = None,
         steps: str = "first",
+        tuned_on: str | None = None,
     ) -> None:
         super().__init__(max_new_tokens, num_beams, sampling)
         if scope not in ("all", "target") or steps not in ("first", "every"):
@@ -52,7 +54,7 @@ class AdaptiveDecoder(Decoder):
                 f"decode.alpha_high={alpha_high} must be finite and 0 or more"
             )
         self.threshold, self.alpha_low, self.alpha_high = threshold, alpha_low, alpha_high
-        self.scope, self.layers, self.steps = scope, layers, steps
+        self.scope, self.layers, self.steps, self.tuned_on = scope, layers, steps, tuned_on
 
     def check(self, backbone: Backbone, prompts: Iterable[Prompt] = ()) -> None:
         """See `Decoder.check`: layers that the model lacks, and `scope=target` where a target is not known."""

@@ -36,7 +36,8 @@ class ScoredAnswer:
     `attention_ratio` is that of a plain pass over the answer, whatever decoder found it; `scaled_ratio` is that of the
     last prompt row alone as an adaptive decoder scaled it, in the same layer, None where no decoder did.
     `even_ratio` is what the attention ratio of an even look would be, None where that is unknown too.
-    `noise` is what lay on the pictures, as `TargetNoise.describe` tells it, None where they were clean.
+    `noise` is what lay on the pictures, as `TargetNoise.describe` tells it, None where they were clean. `correct` is
+    what the question's rule of matching says, None where none was asked, or a judge is still to say.
     """
 
     prompt: Prompt
@@ -46,6 +47,7 @@ class ScoredAnswer:
     perplexity: float
     scaled_ratio: float | None = None
     noise: dict[str, float | str] | None = None
+    correct: bool | None = None
 
     def line(self) -> dict[str, Any]:
         """For answers.jsonl."""

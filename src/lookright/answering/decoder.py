@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from lookright.answering.prefill import Prefill, prefill
 from lookright.backbones.base import CACHE, Backbone
@@ -67,14 +67,39 @@ class Decoder:
         """Raise ConfigError for what does not fit the model or the `prompts`, before any weights load."""
         del backbone, prompts
 
-    def answer(self, backbone: Backbone, policy: nn.Module, inputs: Sequence[DecoderInput]) -> list[Answer]:
-        """Answer every prompt of a batch; `policy` may carry adapters and is left in evaluation mode."""
+    def check_num_answers(self, num_answers: int) -> None:
+        """Raise ConfigError for a number of answers to each prompt that would all be the same."""
+        if num_answers < 1:
+            raise ConfigError(f"num_answers={num_answers}; set 1 or more")
+        if num_answers > 1 and self.sampling is None:
+            raise ConfigError(
+                f"num_answers={num_answers}, but without decode.sampling all answers to a prompt are the same; "
+                "set decode=sample, or num_answers=1"
+            )
+
+    def answer(
+        self,
+        backbone: Backbone,
+        policy: nn.Module,
+        inputs: Sequence[DecoderInput],
+        stopping: Sequence[StoppingCriteria] = (),
+    ) -> list[Answer]:
+        """Answer every prompt of a batch; `policy` may carry adapters and is left in evaluation mode.
+
+        `stopping` are asked after each token whether a row of the batch ends there.
+        """
         model = bare_model(policy.eval())
-        return self.answer_from(backbone, model, prefill(backbone, model, inputs))
+        return self.answer_from(backbone, model, prefill(backbone, model, inputs), stopping=stopping)
 
     @torch.no_grad()
     def several(
-        self, backbone: Backbone, policy: nn.Module, item: DecoderInput, num_answers: int, key: str
+        self,
+        backbone: Backbone,
+        policy: nn.Module,
+        item: DecoderInput,
+        num_answers: int,
+        key: str,
+        stopping: Sequence[StoppingCriteria] = (),
     ) -> list[Answer]:
         """`num_answers` drawn answers to one prompt, which depend on the sampling's seed, the number and `key`.
 
@@ -83,11 +108,16 @@ class Decoder:
         assert self.sampling is not None, "without sampling all answers are the same"
         model = bare_model(policy.eval())
         state = prefill(backbone, model, [item]).repeated(num_answers)
-        return self.answer_from(backbone, model, state, key.encode())
+        return self.answer_from(backbone, model, state, key.encode(), stopping)
 
     @torch.no_grad()
     def answer_from(
-        self, backbone: Backbone, model: PreTrainedModel, state: Prefill, key: bytes | None = None
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel,
+        state: Prefill,
+        key: bytes | None = None,
+        stopping: Sequence[StoppingCriteria] = (),
     ) -> list[Answer]:
         """Answer the prompts of a pass through the bare `model`.
 
@@ -101,12 +131,15 @@ class Decoder:
         if self.num_beams > 1:
             state.cache.batch_repeat_interleave(self.num_beams)
         with self._drawing(key), self.generation_context(backbone, state) as scaling:
+            options = self.generate_options(backbone, state)
+            if stopping:
+                options["stopping_criteria"] = StoppingCriteriaList([*options.get("stopping_criteria", ()), *stopping])
             rows = model.generate(
                 input_ids=state.input_ids,
                 attention_mask=state.attention_mask,
                 generation_config=self._generation_config(backbone),
                 **{CACHE: state.cache},
-                **self.generate_options(backbone, state),
+                **options,
             )
         answers = [_cut(row, backbone) for row in rows[:, state.input_ids.shape[1] :].tolist()]
         return [
@@ -154,7 +187,12 @@ class Decoder:
         """How a token is chosen, in transformers' terms."""
         if self.sampling is None:
             return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
+        return {
+            "do_sample": True,
+            "temperature": float(self.sampling.temperature),
+            "top_p": float(self.sampling.top_p),
+            "top_k": 0,
+        }
 
 
 def _cut(ids: list[int], backbone: Backbone) -> list[int]:

@@ -4,6 +4,7 @@ Shape letters: B batch (1), H query heads, G key/value heads, P tokens of one pr
 """
 
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -43,6 +44,12 @@ def varlen_prefixes(
 
     query, key, value = (_joined(parts) for parts in (queries, keys, values))
     starts, longest = layout.prefix_starts, max(layout.prefix_lengths)
+    shared: dict[str, Any] = {}
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            shared["enable_gqa"] = True
+        else:  # torch 2.11
+            key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     # a tensor alone, since no log-sum-exp is asked for
     output: Any = varlen_attn(
         query,
@@ -54,7 +61,7 @@ def varlen_prefixes(
         longest,
         scale=scaling,
         window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **shared,
     )
     return _parted(output, layout)
 

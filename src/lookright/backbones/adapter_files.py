@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peft import PeftType
 from torch import Tensor
 
 from lookright.backbones.tensor_files import check_numbers, read_tensors
@@ -29,7 +28,8 @@ def check_adapter(adapter: str | None, key: str = "adapter") -> None:
         check_numbers(tensor, name, f"{key}={file}")
         if name.endswith(RANKED):
             ranks.add(tensor.shape[0])
-    if config["peft_type"] == PeftType.LORA.value:
+    # ZeRO-3 leaves empty tensors, which are told where they matter
+    if config["peft_type"] == "LORA" and 0 not in ranks:
         _check_ranks(Path(adapter) / CONFIG, config, ranks)
 
 
@@ -44,6 +44,9 @@ def base_of(adapter: str) -> str:
 
 
 def _config(folder: Path, key: str) -> dict[str, Any]:
+    # here, since models without an adapter need no PEFT
+    from lookright.backbones.adapters import PeftType
+
     config = read_object(folder / CONFIG, f"set {key} to the adapter/ folder of a run, or fetch it again")
     kinds = [kind.value for kind in PeftType]
     if config.get("peft_type") not in kinds:

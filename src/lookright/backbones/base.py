@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 from lookright.backbones.prompts import EncodedPrompt, check_placeholders, expand_images, shared_prompt
+from lookright.backbones.shards import SHARD_BYTES
 from lookright.backbones.tokenizer import TextTokenizer
 from lookright.errors import RecordError
 from lookright.types import IMAGE_PLACEHOLDER, Box, Footprint, Size
@@ -81,6 +82,8 @@ class Backbone(ABC):
     """Start of the vision tower's parameter names."""
     projector_prefix: str
     """Start of the names of the parameters between vision tower and decoder."""
+    export_layouts: tuple[str, ...] = ("own",)
+    """What `export` writes, the usual one first. `stock` is one that transformers' Auto classes load."""
     quantization: str | None = None
     """How the frozen layers of the decoder are held: None as they are, `4bit`."""
 
@@ -181,3 +184,23 @@ class Backbone(ABC):
     @abstractmethod
     def save_pretrained(self, model: PreTrainedModel, folder: Path) -> None:
         """Write weights, tokenizer and processor so that `path=folder` loads them."""
+
+    @property
+    def loaded_layout(self) -> str:
+        """The one of `export_layouts` that the weights were found in."""
+        return self.export_layouts[0]
+
+    def export(
+        self, model: PreTrainedModel, folder: Path, *, layout: str, home: Path, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        """Write what others load, in one of `export_layouts`, in files of at most `shard_bytes`.
+
+        `home` is where the folder will lie. `model` is bare, and of no further use: it may be changed.
+        """
+        del layout, home, shard_bytes
+        self.save_pretrained(model, folder)
+
+    def reopened(self, folder: Path) -> "Backbone | None":
+        """This backbone with its settings on what `export` wrote to `folder`; None where it cannot tell."""
+        del folder
+        return None

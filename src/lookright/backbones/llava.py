@@ -17,8 +17,11 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.bounded import bounded
 from lookright.backbones.elementwise import SILU, gated_silu, rotate
 from lookright.backbones.grid import GridMap
+from lookright.backbones.llava_export import TOWER_FOLDER, LlavaExport
 from lookright.backbones.llava_layouts import SpecialTokens, find_layout
+from lookright.backbones.llava_original import OriginalLayout
 from lookright.backbones.quantization import check_quantization, keep_trainable
+from lookright.backbones.shards import SHARD_BYTES
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.common.pictures import as_rgb
 from lookright.errors import ConfigError
@@ -37,6 +40,7 @@ class LlavaBackbone(Backbone):
 
     vision_prefix = "model.vision_tower."
     projector_prefix = "model.multi_modal_projector."
+    export_layouts = ("stock", "original")
 
     def __init__(
         self,
@@ -128,6 +132,43 @@ class LlavaBackbone(Backbone):
     def save_pretrained(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the layout that was loaded; transformers' own loads in its AutoProcessor and AutoModel classes."""
         self.layout.save(model, Path(folder), self.processor, self.system_prompt)
+
+    @property
+    def loaded_layout(self) -> str:
+        """`stock` or `original`."""
+        return "original" if isinstance(self.layout, OriginalLayout) else "stock"
+
+    def export(
+        self, model: PreTrainedModel, folder: Path, *, layout: str, home: Path, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        """Write transformers' layout (`stock`) or the authors' (`original`), whichever was loaded."""
+        written = LlavaExport(
+            model=model,
+            folder=folder,
+            shard_bytes=shard_bytes,
+            tokenizer_file=tokenizer_file(self.path),
+            text_tokenizer=self.text_tokenizer,
+            end_token_ids=self.end_token_ids,
+            pad_token_id=self.pad_token_id,
+            max_length=self.max_length,
+        )
+        if layout == "stock":
+            written.write_stock(self.processor, self.system_prompt)
+        elif isinstance(self.layout, OriginalLayout):
+            self.layout.save(model, folder, self.processor, self.system_prompt, shard_bytes)
+        else:
+            written.write_original(self.processor, home, self.image_aspect)
+
+    def reopened(self, folder: Path) -> "LlavaBackbone":
+        """See `Backbone.reopened`; a tower that lies in the folder is taken from there."""
+        tower = folder / TOWER_FOLDER
+        return LlavaBackbone(
+            path=str(folder),
+            image_aspect=self.image_aspect,
+            system_prompt=self.system_prompt,
+            max_length=self.max_length,
+            vision_tower=str(tower) if tower.is_dir() else None,
+        )
 
 
 def _image_processor(path: str, config: LlavaConfig, image_aspect: str) -> LlavaImageProcessorPil:

@@ -9,6 +9,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageP
 from lookright.backbones.folder import check_folder, check_json
 from lookright.backbones.llava_original import OriginalLayout, is_original
 from lookright.backbones.llava_stock import StockLayout
+from lookright.backbones.shards import SHARD_BYTES
 from lookright.errors import ConfigError
 
 
@@ -33,7 +34,12 @@ class CheckpointLayout(Protocol):
         """The model with its weights, in evaluation mode; raises ConfigError naming what does not fit."""
 
     def save(
-        self, model: LlavaForConditionalGeneration, folder: Path, processor: LlavaImageProcessorPil, system_prompt: str
+        self,
+        model: LlavaForConditionalGeneration,
+        folder: Path,
+        processor: LlavaImageProcessorPil,
+        system_prompt: str,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         """Write the layout that was loaded."""
 

@@ -23,11 +23,13 @@ from lookright.backbones.folder import local_folder
 from lookright.backbones.llava_stock import BUFFERS, TOKENIZER_FILES, copy_files
 from lookright.backbones.quantization import loading_device, require_bitsandbytes
 from lookright.backbones.shards import (
+    SHARD_BYTES,
     WEIGHT_PATTERNS,
     assign,
     check_bare,
     dtype_name,
     fill,
+    of_its_own,
     tensor_names,
     weight_files,
     write_json,
@@ -187,7 +189,12 @@ class OriginalLayout:
         return model.to(device).eval()
 
     def save(
-        self, model: LlavaForConditionalGeneration, folder: Path, processor: LlavaImageProcessorPil, system_prompt: str
+        self,
+        model: LlavaForConditionalGeneration,
+        folder: Path,
+        processor: LlavaImageProcessorPil,
+        system_prompt: str,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         """Write the authors' names and keys as they were found, the tokenizer's files, the tower by its name.
 
@@ -210,7 +217,7 @@ class OriginalLayout:
         if changed:
             config["unfreeze_mm_vision_tower"] = True
         copy_files(str(self.folder), folder, (*TOKENIZER_FILES, "generation_config.json"))
-        write_shards(kept, folder)
+        write_shards(kept, folder, shard_bytes)
         write_json(folder / "config.json", config)
 
     def _tower(self, patterns: list[str]) -> Path:
@@ -283,8 +290,7 @@ def empty_model(config: LlavaConfig) -> LlavaForConditionalGeneration:
 
 
 def _put_plain(model: nn.Module, dtype: torch.dtype) -> Callable[[str, Tensor], None]:
-    # a copy: otherwise the model would go on reading a file that may be written again
-    return lambda name, tensor: assign(model, name, tensor.to(dtype, copy=True))
+    return lambda name, tensor: assign(model, name, of_its_own(tensor, dtype))
 
 
 def _is_buffer(name: str) -> bool:

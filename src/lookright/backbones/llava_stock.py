@@ -13,7 +13,8 @@ from transformers.utils import cached_file
 
 from lookright.backbones.folder import readable
 from lookright.backbones.quantization import loading_arguments
-from lookright.backbones.shards import Filling, check_bare, check_local_files, write_json
+from lookright.backbones.shards import SHARD_BYTES, Filling, check_bare, check_local_files, write_json
+from lookright.backbones.stock_tokenizer import forget_last_use
 from lookright.backbones.tensor_files import check_numbers
 from lookright.errors import ConfigError
 from lookright.types import IMAGE_PLACEHOLDER
@@ -90,7 +91,12 @@ class StockLayout:
         return model
 
     def save(
-        self, model: LlavaForConditionalGeneration, folder: Path, processor: LlavaImageProcessorPil, system_prompt: str
+        self,
+        model: LlavaForConditionalGeneration,
+        folder: Path,
+        processor: LlavaImageProcessorPil,
+        system_prompt: str,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         """Write what stock AutoProcessor and AutoModelForImageTextToText load.
 
@@ -99,21 +105,26 @@ class StockLayout:
         asked for `backend="pil"`.
         """
         check_bare(model.state_dict())
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=shard_bytes)
         copy_files(self.path, folder, TOKENIZER_FILES)
-        processor.save_pretrained(folder)
-        vision = self.config.vision_config
-        settings = {
-            "image_processor": json.loads(processor.to_json_string()),
-            "image_token": IMAGE_PLACEHOLDER,
-            "num_additional_image_tokens": 1,  # the tower's class token, which the strategy `default` drops again
-            "patch_size": vision.patch_size,
-            "processor_class": "LlavaProcessor",
-            "vision_feature_select_strategy": self.config.vision_feature_select_strategy,
-        }
-        write_json(folder / "processor_config.json", settings)
-        template = CHAT_TEMPLATE.replace("SYSTEM_PROMPT", json.dumps(system_prompt, ensure_ascii=False))
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        forget_last_use(folder)
+        write_processor(self.config, folder, processor, system_prompt)
+
+
+def write_processor(config: LlavaConfig, folder: Path, processor: LlavaImageProcessorPil, system_prompt: str) -> None:
+    """Write the settings of pictures, of the processor around them, and the chat template."""
+    processor.save_pretrained(folder)
+    settings = {
+        "image_processor": json.loads(processor.to_json_string()),
+        "image_token": IMAGE_PLACEHOLDER,
+        "num_additional_image_tokens": 1,  # the tower's class token, which the strategy `default` drops again
+        "patch_size": config.vision_config.patch_size,
+        "processor_class": "LlavaProcessor",
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+    }
+    write_json(folder / "processor_config.json", settings)
+    template = CHAT_TEMPLATE.replace("SYSTEM_PROMPT", json.dumps(system_prompt, ensure_ascii=False))
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def copy_files(path: str, folder: Path, names: tuple[str, ...]) -> None:

@@ -1,15 +1,27 @@
 """A model ready to answer: device, precision, weights, adapter."""
 
+import logging
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
+from lookright.attention.kernels import AMPERE
 from lookright.backbones.adapter_files import adapter_names, base_of
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
 
+if TYPE_CHECKING:
+    from lookright.backbones.adapters import PeftModel
+
+log = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+AUTO = "auto"
 
 
 def torch_dtype(name: str, key: str = "dtype") -> torch.dtype:
@@ -32,10 +44,48 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> PeftModel:
-    """The model with a saved adapter. Raises ConfigError where that was trained on a model of another shape."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices: any CPU, CUDA from Ampere on, ROCm."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def placing(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Where a model answers, and in which type; `auto` is bfloat16 on a GPU that has it, else float32.
+
+    Raises ConfigError with what is wrong with either, one a line.
+    """
+    problems = []
     try:
-        policy = PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+        place = pick_device(device)
+    except ConfigError as error:
+        problems.append(str(error))
+    if dtype != AUTO and dtype not in DTYPES:
+        problems.append(f"dtype={dtype!r}; valid: {', '.join(DTYPES)}, {AUTO}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if dtype == AUTO:
+        return place, torch.bfloat16 if place.type == "cuda" and has_bfloat16(place) else torch.float32
+    if dtype == "bfloat16" and not has_bfloat16(place):
+        name = torch.cuda.get_device_name(place)
+        raise ConfigError(f"dtype=bfloat16, but {name} has no units for it; set dtype=float16 or float32")
+    return place, DTYPES[dtype]
+
+
+def dtype_key(dtype: torch.dtype) -> str:
+    """The name of a type in a config."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> "PeftModel":
+    """The model with a saved adapter. Raises ConfigError where that was trained on a model of another shape."""
+    # here, since models without an adapter need no PEFT
+    from lookright.backbones.adapters import PeftModel, adapting, get_peft_model_state_dict
+
+    try:
+        with adapting(model):
+            policy = PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
     except Exception as error:  # PEFT checks few values of a config: a wrong one fails wherever it is used
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _misfit(adapter, key, lines[0][:200]) from error
@@ -57,13 +107,26 @@ def _misfit(adapter: str, key: str, why: str) -> ConfigError:
     )
 
 
+def describe_weights(model: nn.Module, device: torch.device) -> str:
+    """What a model's parameters take by type, for the log, and where they are used."""
+    sizes: Counter[str] = Counter()
+    for parameter in model.parameters():
+        # layers in 4 bits are held as bytes
+        name = "4 bits" if parameter.dtype == torch.uint8 else str(parameter.dtype).removeprefix("torch.")
+        sizes[name] += parameter.nbytes
+    parts = [f"{size / 2**30:.2f} GiB in {name}" for name, size in sizes.most_common()]
+    return f"weights: {', '.join(parts)} on {device}"
+
+
 def load_policy(backbone: Backbone, adapter: str | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model in evaluation mode, with its adapter if there is one."""
     model = backbone.build(dtype=dtype)
+    log.info(describe_weights(model, device))
     policy = model if adapter is None else with_adapter(model, adapter)
     return policy.to(device).eval().requires_grad_(False)
 
 
 def bare_model(model: nn.Module) -> PreTrainedModel:
     """The model under a PEFT wrapper; its layers carry the adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    peft = sys.modules.get("peft")
+    return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -121,6 +122,15 @@ def fill(
     return filling
 
 
+def of_its_own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of a file in `dtype` and in memory of its own, so that the file may be written again.
+
+    On a machine with GPUs it stays in the file's map where it has that type already: the map is shared by all ranks of
+    a node, and the model moves to its device before anything else happens.
+    """
+    return tensor.to(dtype, copy=not torch.cuda.is_available())
+
+
 def assign(model: nn.Module, name: str, value: Tensor) -> None:
     """Put a tensor in the place of the parameter `name`, which may lie on the meta device."""
     owner, _, leaf = name.rpartition(".")
@@ -149,7 +159,10 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int =
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         held = {name: tensors[name].detach().cpu().contiguous() for name in names}
-        save_file(held, folder / file, metadata={"format": "pt"})
+        # a model may still be reading the file of that name
+        temporary = folder / f"{file}.tmp"
+        save_file(held, temporary, metadata={"format": "pt"})
+        temporary.replace(folder / file)
         weight_map |= dict.fromkeys(names, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     write_json(folder / INDEX_FILES[0], {"metadata": {"total_size": total}, "weight_map": weight_map})

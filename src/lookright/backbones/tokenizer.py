@@ -86,8 +86,8 @@ class JsonTokenizer:
         for token in data["added_tokens"]:
             token["special"] = token["special"] and token["content"] not in markers
         self._specials = {token["id"] for token in data["added_tokens"] if token["special"]}
-        self._like_sentencepiece = _writes_spaces(data)
-        self._prefix = _as_sentencepiece(data) if self._like_sentencepiece else ""
+        self._like_sentencepiece = writes_spaces(data)
+        self._prefix = as_sentencepiece(data) if self._like_sentencepiece else ""
         self._tokenizer = Tokenizer.from_str(json.dumps(data))
         self._tokenizer.encode_special_tokens = True
 
@@ -132,13 +132,13 @@ def read_tokenizer(file: Path, markers: Sequence[str] = ()) -> TextTokenizer:
         return SentencePieceTokenizer(file) if file.suffix == ".model" else JsonTokenizer(file, markers)
 
 
-def _writes_spaces(data: dict[str, Any]) -> bool:
+def writes_spaces(data: dict[str, Any]) -> bool:
     """Whether a BPE has a step that makes spaces into `▁`, as models converted from sentencepiece do."""
     steps = [*_steps(data["normalizer"]), *_steps(data["pre_tokenizer"])]
     return data["model"]["type"] == "BPE" and any(_is_space_step(step) for step in steps)
 
 
-def _as_sentencepiece(data: dict[str, Any]) -> str:
+def as_sentencepiece(data: dict[str, Any]) -> str:
     """Leave one step that makes spaces into `▁`; return the dummy prefix that goes in front of a stretch.
 
     The prefix is put in front by hand: each library step that does it leaves it out somewhere (Metaspace before

@@ -1,5 +1,6 @@
 """What `train.py eval=` does when the training has ended: the tuned model answers test sets in the same job."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,31 @@ from lookright.answering.decoder import Decoder
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
+from lookright.commands.watching import VALIDATION, EvaluateWhileTraining
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
+from lookright.composing.workspace import Workspace
 from lookright.config.check import nearest_of
 from lookright.config.made_by import describe_data, made_by
 from lookright.config.references import resolved
 from lookright.config.runs import EVAL_FOLDER, OBJECTIVE
 from lookright.errors import ConfigError, LookRightError, ParameterError
 from lookright.evaluation.groups import groups_of
+from lookright.evaluation.judge import JUDGE_FILE, JUDGEMENTS_FILE
 from lookright.evaluation.metric import Metric, Metrics
+from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
+
+log = logging.getLogger(__name__)
+
+NOT_OF_INFER = ("_target_", "objective", "every", "every_questions")
+"""Keys that `infer.py` has no use for."""
 
 
 class Evaluation:
     """Test sets, and how the tuned model answers them; the keys are those of `conf/eval/test_sets.yaml`.
 
+    `every` measures at most `every_questions` of them during training too, every so many steps or at each validation.
     `objective` is `METRIC/GROUP` of `metrics.json`; None is accuracy with several images, or with one where the test
     sets have no others.
     """
@@ -42,6 +53,8 @@ class Evaluation:
         ratio_rows: str = "response",
         overlays: int = 12,
         objective: str | None = None,
+        every: int | str | None = None,
+        every_questions: int = 200,
     ) -> None:
         if batch_size < 1:
             raise ParameterError("batch_size", f"={batch_size}; set 1 or more")
@@ -55,6 +68,13 @@ class Evaluation:
         self.batch_size, self.ratio_layer, self.ratio_rows = batch_size, ratio_layer, ratio_rows
         self.overlays = overlays
         self._objective = objective
+        if every is not None and every != VALIDATION and (isinstance(every, str) or every < 1):
+            raise ParameterError("every", f"={every!r}; set a number of optimiser steps, {VALIDATION}, or null")
+        if every_questions < 1:
+            raise ParameterError("every_questions", f"={every_questions}; set 1 or more")
+        if every is not None and "judge" in self.metrics.rules.names:
+            raise ParameterError("every", f"={every!r}: a judge is asked at the end alone; set null, or another rule")
+        self.every, self.every_questions = every, every_questions
 
     @property
     def objective(self) -> str:
@@ -75,6 +95,7 @@ class Evaluation:
             self.questions.prepare(backbone)
             prompts = (prompt for _, prompts in self.questions.groups() for prompt in prompts)
             self.decoder.check(backbone, prompts)
+            self.metrics.check(self.questions.prompts)
         except LookRightError as error:
             raise ConfigError(f"eval: {error}") from error
         known = [f"{key}/{group}" for key in self._keys() for group in self._groups()]
@@ -90,7 +111,8 @@ class Evaluation:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if anew:
-            (folder / ANSWERS_FILE).unlink(missing_ok=True)
+            for name in (ANSWERS_FILE, JUDGEMENTS_FILE, JUDGE_FILE):
+                (folder / name).unlink(missing_ok=True)
         OmegaConf.save(config, folder / "config.yaml")
         answerer = Answerer(
             backbone=backbone,
@@ -102,14 +124,45 @@ class Evaluation:
             unreadable=self.questions.leave_out,
         )
         try:
-            predict(answerer, self.questions, self.metrics, folder)
             record = made_by(config, "train.py", describe_data(config.data))
             record.write(folder)
-            result = measure(answerer, self.questions, self.metrics, self.overlays, folder, record)
+            predict(answerer, self.questions, self.metrics, Workspace(folder=folder, batch_size=self.batch_size))
+            warnings = tuned_on_warning(config.decode, self.questions.prompts)
+            warnings += trained_on_warning(run_config_of(config.run, None), self.questions, config.run)
+            for warning in warnings:
+                log.warning("%s", warning)
+            result = measure(lambda: answerer, self.questions, self.metrics, self.overlays, folder, record, warnings)
         except LookRightError as error:
             raise LookRightError(f"eval: {error}") from error
         print(headline(self.metrics, result))
         return result
+
+    def watch(self, backbone: Backbone) -> EvaluateWhileTraining | None:
+        """Return what measures during training, None where nothing does."""
+        if self.every is None:
+            return None
+        return EvaluateWhileTraining(
+            self.questions,
+            self.decoder,
+            self._watched,
+            every=self.every,
+            num_questions=self.every_questions,
+            batch_size=self.batch_size,
+            ratio_layer=one_layer(backbone.num_layers, self.ratio_layer),
+            ratio_rows=self.ratio_rows,
+        )
+
+    @property
+    def watched(self) -> list[str]:
+        """Names of what a run logs at each validation, and callbacks may monitor; questions are read."""
+        if self.every != VALIDATION:
+            return []
+        keys = dict.fromkeys(column.key for column in self._watched.columns if column.field == "value")
+        return [f"eval/{key}/{group}" for key in keys for group in self._groups()]
+
+    @property
+    def _watched(self) -> Metrics:
+        return Metrics(parts={name: part for name, part in self.metrics.parts.items() if not part.judges})
 
     def main_numbers(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Return `METRIC/GROUP` and value of what stands in the first table of the page, for `summary.json`."""
@@ -132,7 +185,7 @@ def infer_config(config: DictConfig, weights: str, device: torch.device) -> Dict
     run, backbone = Path(plain["output"]), plain["backbone"]
     if weights == "model" and "path" in backbone:
         backbone = backbone | {"path": str(run / weights)}
-    asked = {key: value for key, value in plain["eval"].items() if key not in ("_target_", "objective")}
+    asked = {key: value for key, value in plain["eval"].items() if key not in NOT_OF_INFER}
     return OmegaConf.create(
         {
             "backbone": backbone,

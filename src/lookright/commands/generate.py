@@ -8,11 +8,11 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import Answerer, answers_of, several_line
 from lookright.backbones.loading import load_policy
+from lookright.commands.cli import start
 from lookright.commands.generate_parts import GenerationParts
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.stopping import stoppable
@@ -21,9 +21,8 @@ from lookright.common.strict_json import finite
 from lookright.composing.companions import companion_answers
 from lookright.composing.compose import check_composed, compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
-from lookright.config.entry import launch, with_output
-from lookright.config.folders import CONFIG_FOLDER
-from lookright.config.made_by import described_values, made_by
+from lookright.config.entry import with_output
+from lookright.config.made_by import MadeBy, described_values, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
 from lookright.records.pictures import PictureFolder
@@ -55,6 +54,8 @@ def generate(config: DictConfig) -> dict[str, Any] | None:
 
 def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | None:
     config = parts.config
+    record = made_by(config, "generate.py", _data(config))
+    record.write(workspace.folder, workspace.record_name(joins=config.stage == "select"))
     if "compose" in parts.stages:
         _compose(parts, workspace)
     if "answer" in parts.stages:
@@ -64,8 +65,7 @@ def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | 
     if workspace.num_shards > 1 and config.stage != "select":
         print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=select joins all of them")
         return None
-    summary = _select(parts, workspace) if "select" in parts.stages else _composed_summary(workspace)
-    made_by(config, "generate.py", _data(config)).write(workspace.folder)
+    summary = _select(parts, workspace, record) if "select" in parts.stages else _composed_summary(workspace)
     (workspace.folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     _tell(summary, workspace)
     return summary
@@ -184,8 +184,8 @@ def _leave_out(
     skipped.add(_skipped_answer(workspace, to_dict(prompt), error))
 
 
-def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
-    """Pairs, counts and the report."""
+def _select(parts: GenerationParts, workspace: Workspace, record: MadeBy) -> dict[str, Any]:
+    """Pairs, counts and the report, which says what made it."""
     if workspace.num_shards == 1 and not workspace.answers.is_file():
         raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
@@ -207,7 +207,7 @@ def _select(parts: GenerationParts, workspace: Workspace) -> dict[str, Any]:
     skipped = _skipped(workspace)
     for reason, count in skipped.items():
         report.add_skipped(reason, count)
-    report.write(workspace.folder / "report.html", made_by(parts.config, "generate.py", _data(parts.config)))
+    report.write(workspace.folder / "report.html", record)
     return tally.summary() | {"skipped": skipped, "source": _source_facts(workspace)}
 
 
@@ -263,16 +263,10 @@ def _tell(summary: dict[str, Any], workspace: Workspace) -> None:
     print(f"{counts}{reasons}; wrote {workspace.final(name)}")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="generate")
 def job(config: DictConfig) -> None:
     """Run one job."""
     generate(config)
 
 
-def main() -> None:
-    """Make preference pairs as the command line says: `generate.py`, or `lookright-generate` where installed."""
-    launch(job, "generate")
-
-
 if __name__ == "__main__":
-    main()
+    start("generate", job)

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.answering.decoder import Decoder
 from lookright.attention.band import one_layer
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import pick_device, torch_dtype
+from lookright.backbones.loading import dtype_key, placing
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
 from lookright.composing.formats.base import Composer
@@ -65,14 +64,15 @@ class GenerationParts:
     def _check_answering(self, problems: Problems) -> None:
         config = self.config
         with problems:
-            self.device = pick_device(config.device)
-        with problems:
-            self.dtype = torch_dtype(config.dtype)
+            self.device, self.dtype = placing(config.device, config.dtype)
+            # what answers depend on is saved as it was, not as `auto`
+            config.dtype = dtype_key(self.dtype)
         with problems:
             check_adapter(config.adapter)
         self.decoder = problems.build("decode")
         with problems:
-            _check_num_answers(self.config.num_answers, self.decoder)
+            if self.decoder is not None:
+                self.decoder.check_num_answers(self.config.num_answers)
         self.noise = problems.build("noise")
         with problems:
             unknown = sorted(set(getattr(self.noise, "std", ())) - set(config.composers))
@@ -112,17 +112,6 @@ class GenerationParts:
         for name, count in ((one.name, count) for one in self.composers for count in one.mixture):
             with problems:
                 rule.threshold(name, count)
-
-
-def _check_num_answers(num_answers: int, decoder: Decoder | None) -> None:
-    """Raise ConfigError for several answers that would all be the same."""
-    if num_answers < 1:
-        raise ConfigError(f"num_answers={num_answers}; set 1 or more")
-    if num_answers > 1 and decoder is not None and decoder.sampling is None:
-        raise ConfigError(
-            f"num_answers={num_answers}, but without decode.sampling all answers to a prompt are the same; "
-            "set decode=sample, or num_answers=1"
-        )
 
 
 def _stages(stage: str) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """`infer.py` from a composed config to predictions, metrics and a report."""
 
-import re
+import logging
 from collections.abc import Collection
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,44 +14,101 @@ from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import load_policy, pick_device, torch_dtype
-from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
-from lookright.common.locks import locked
+from lookright.backbones.loading import dtype_key, load_policy, placing
+from lookright.commands.cli import start
+from lookright.commands.infer_sweep import infer_sweep, is_sweep
+from lookright.commands.measuring import (
+    ANSWERS_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    headline,
+    join_shards,
+    measure,
+    predict,
+)
+from lookright.common.jsonl import write_atomically
 from lookright.common.stopping import stoppable
+from lookright.composing.workspace import Workspace, only_writer
 from lookright.config.check import Problems
-from lookright.config.entry import given_overrides, launch, with_output
-from lookright.config.folders import CONFIG_FOLDER
-from lookright.config.made_by import describe_data, made_by
-from lookright.config.runs import run_model
+from lookright.config.entry import with_output
+from lookright.config.inputs import pictures_of
+from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.runs import CONFIG_FILE, read_config, with_run
 from lookright.errors import ConfigError
+from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
 from lookright.packing.logprobs import check_rows
+from lookright.records.used import used_pictures
 
+log = logging.getLogger(__name__)
 KEYS = ("backbone", "adapter", "data", "decode", "dtype", "ratio_layer", "ratio_rows", "seed", "metrics")
 """What the predictions of a folder depend on."""
+STAGES = ("answer", "measure")
 
 
-def infer(config: DictConfig) -> dict[str, Any]:
-    """Answer a test set; returns what `metrics.json` holds.
+def infer(config: DictConfig) -> dict[str, Any] | None:
+    """Answer a test set; returns what `metrics.json` holds, None where nothing was measured.
 
     `run` names a training run, whose backbone and adapter are taken; `adapter` an adapter folder; with
     neither the base model answers. Predictions are appended as they come, so a killed run goes on.
+    With several shards each answers its part; `stage=measure` then joins them. Where `run` names a whole sweep, its
+    finished runs do this one after the other, each in a folder of its own; what they measure is returned by run.
     """
-    config = with_run(with_output(config))
+    config = with_output(config)
+    if is_sweep(config.run):
+        return infer_sweep(config, check=lambda one: _Parts(with_run(one.copy())), answer=_infer_run)
+    return _infer_run(config)
+
+
+def _infer_run(config: DictConfig) -> dict[str, Any] | None:
+    config = with_run(config)
     parts = _Parts(config)
     folder = Path(config.output)
-    with stoppable(lambda: f"what is answered stays; go on with the same command and output={folder}"), locked(folder):
+    with (
+        stoppable(lambda: f"what is answered stays; go on with the same command and output={folder}"),
+        only_writer(parts.workspace, joins=config.stage == "measure"),
+    ):
         return _infer(config, parts)
 
 
-def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
+def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any] | None:
+    workspace, measures = parts.workspace, "measure" in parts.stages
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
     parts.decoder.check(parts.backbone, (prompt for _, prompts in parts.questions.groups() for prompt in prompts))
+    parts.metrics.check(parts.questions.prompts)
     folder = open_output(config, ANSWERS_FILE, KEYS)
-    answerer = Answerer(
+    record = _record(config, parts.questions)
+    record.write(folder, workspace.record_name(joins=config.stage == "measure"))
+    warnings = _warnings(config, parts.questions)
+    # weights load for answers and heat maps, and not where there are none to make
+    answerer = cache(lambda: _answerer(config, parts))
+    if "answer" in parts.stages:
+        predict(answerer(), parts.questions, parts.metrics, workspace)
+    if not measures:
+        _tell_answered(workspace)
+        return None
+    join_shards(workspace, parts.questions)
+    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record, warnings)
+    print(headline(parts.metrics, result))
+    print(f"wrote {folder / ANSWERS_FILE}, {folder / METRICS_FILE} and {folder / REPORT_FILE}")
+    return result
+
+
+def _warnings(config: DictConfig, questions: Questions) -> list[str]:
+    """Say, and return, which questions were met before."""
+    found = tuned_on_warning(config.decode, questions.prompts)
+    origin = config.run or config.adapter
+    found += trained_on_warning(run_config_of(config.run, config.adapter), questions, origin)
+    for warning in found:
+        log.warning("%s", warning)
+    return found
+
+
+def _answerer(config: DictConfig, parts: "_Parts") -> Answerer:
+    return Answerer(
         backbone=parts.backbone,
         policy=load_policy(parts.backbone, config.adapter, parts.device, parts.dtype),
         decoder=parts.decoder,
@@ -59,13 +117,20 @@ def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         ratio_rows=config.ratio_rows,
         unreadable=parts.questions.leave_out,
     )
-    predict(answerer, parts.questions, parts.metrics, folder)
+
+
+def _tell_answered(workspace: Workspace) -> None:
+    if workspace.num_shards > 1:
+        print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=measure joins all of them")
+    else:
+        print(f"wrote {workspace.predictions}; stage=measure makes its numbers")
+
+
+def _record(config: DictConfig, questions: Questions) -> MadeBy:
+    """What makes the run, for its folder, with the pictures that are asked about; questions are read."""
     record = made_by(config, "infer.py", describe_data(config.data))
-    record.write(folder)
-    result = measure(answerer, parts.questions, parts.metrics, parts.num_examples, folder, record)
-    print(headline(parts.metrics, result))
-    print(f"wrote {folder / 'predictions.jsonl'}, {folder / 'metrics.json'} and {folder / 'report.html'}")
-    return result
+    pictures = used_pictures(record.data, questions.places())
+    return replace(record, inputs=record.inputs | {pictures_of("data"): pictures})
 
 
 class _Parts:
@@ -74,16 +139,23 @@ class _Parts:
     def __init__(self, config: DictConfig) -> None:
         problems = Problems(config)
         with problems:
-            self.device = pick_device(config.device)
-        with problems:
-            self.dtype = torch_dtype(config.dtype)
+            self.device, self.dtype = placing(config.device, config.dtype)
+            # what answers depend on is saved as it was, not as `auto`
+            config.dtype = dtype_key(self.dtype)
         with problems:
             check_adapter(config.adapter)
         with problems:
-            if config.batch_size < 1 or config.overlays < 0:
-                raise ConfigError(
-                    f"batch_size={config.batch_size}, overlays={config.overlays}; set 1 or more, and 0 or more"
-                )
+            self.stages = _stages(config)
+        with problems:
+            self.workspace = Workspace(
+                folder=Path(config.output),
+                shard=config.shard.index,
+                num_shards=config.shard.count,
+                batch_size=config.batch_size,
+            )
+        with problems:
+            if config.overlays < 0:
+                raise ConfigError(f"overlays={config.overlays}; set 0 or more")
         self.num_examples: int = config.overlays
         self.decoder = problems.build("decode")
         self.metrics = build_metrics(problems)
@@ -100,19 +172,13 @@ class _Parts:
         problems.finish()
 
 
-def with_run(config: DictConfig) -> DictConfig:
-    """Fill in backbone and adapter from the training run. Raises ConfigError for a folder that is none."""
-    if config.run is None:
-        return config
-    if config.adapter is not None:
-        raise ConfigError(f"run={config.run} and adapter={config.adapter} are both set; remove one")
-    own = [item for item in given_overrides() if re.match(r"[+~]*backbone\b", item)]
-    if own:
-        raise ConfigError(
-            f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
-        )
-    config.backbone, config.adapter = run_model(config.run)
-    return config
+def _stages(config: DictConfig) -> tuple[str, ...]:
+    """The stages of a run; a shard of several measures nothing by itself."""
+    if config.stage not in ("all", *STAGES):
+        raise ConfigError(f"stage={config.stage!r}; valid: all, {', '.join(STAGES)}")
+    if config.stage == "all":
+        return STAGES if config.shard.count == 1 else STAGES[:1]
+    return (config.stage,)
 
 
 def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) -> Path:
@@ -123,34 +189,40 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    path = folder / "config.yaml"
-    if path.is_file() and (folder / answers_file).is_file():
+    path = folder / CONFIG_FILE
+    shards = list(folder.glob(f"shards/{Path(answers_file).stem}-*"))
+    # one shard may have begun before another has an answer
+    several = (plain.get("shard") or {}).get("count", 1) > 1
+    if path.is_file() and (shards or several or (folder / answers_file).is_file()):
         weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
         if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
             raise ConfigError(
                 f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
             )
-        saved: Any = OmegaConf.to_container(OmegaConf.load(path))
+        saved: Any = OmegaConf.to_container(read_config(folder, "output"))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
+        changed += _changed_shards(saved, plain)
         if changed:
             raise ConfigError(
                 f"output={folder} holds predictions of another config ({', '.join(changed)} differ); set another output"
             )
         return folder
-    OmegaConf.save(config, path, resolve=True)
+    write_atomically(path, [OmegaConf.to_yaml(config, resolve=True)])
     return folder
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="infer")
+def _changed_shards(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What shares questions out in another way."""
+    count, before = ((one.get("shard") or {}).get("count", 1) for one in (now, saved))
+    if count != before:
+        return ["shard.count"]
+    return ["batch_size"] if count > 1 and saved["batch_size"] != now["batch_size"] else []
+
+
 def job(config: DictConfig) -> None:
     """Run one job."""
     infer(config)
 
 
-def main() -> None:
-    """Answer a test set as the command line says: `infer.py`, or `lookright-infer` where installed."""
-    launch(job, "infer")
-
-
 if __name__ == "__main__":
-    main()
+    start("infer", job)

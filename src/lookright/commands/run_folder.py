@@ -3,34 +3,41 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.common.jsonl import write_atomically
 from lookright.config.entry import given_overrides, with_output
-from lookright.config.made_by import describe_data, described_values, made_by
+from lookright.config.made_by import MadeBy, described_values, read_made_by
 from lookright.config.references import resolved
-from lookright.config.renamed import new_names
+from lookright.config.runs import CONFIG_FILE, own_config, repeated_config
 from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
-from lookright.training.checkpoints import CHECKPOINT_FOLDER, RunCheckpoints, newest_whole, step_of, steps_in
+from lookright.training.checkpoints import (
+    CHECKPOINT_FOLDER,
+    RunCheckpoints,
+    newest_whole,
+    num_ranks_of,
+    step_of,
+    steps_in,
+)
 from lookright.training.datamodule import PreferenceData
-from lookright.training.loggers import METRICS_FILE, RunCSVLogger
+from lookright.training.loggers import METRICS_FILE, RunLogger
 
-CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
 
 
 def run_config(config: DictConfig) -> DictConfig:
-    """The config that a run takes: its own, or the saved one of the run that it goes on with.
+    """The config that a run takes: its own, the saved one of the run that it goes on with, or that of one it repeats.
 
     A job that its launcher starts again goes on with what it wrote to `output` itself, as if `resume` named that.
     """
@@ -43,7 +50,11 @@ def run_config(config: DictConfig) -> DictConfig:
     if went_before(config.output) and newest_whole(Path(config.output)) is not None:
         config.resume = config.output
         return saved_config(config)
-    return config
+    if config.repeat is None:
+        return config
+    if Path(config.output).resolve() == Path(config.repeat).resolve():
+        raise ConfigError(f"output={config.output} is the run that repeat names; set another output, or none")
+    return repeated_config(config, given_overrides())
 
 
 def saved_config(config: DictConfig) -> DictConfig:
@@ -60,17 +71,10 @@ def saved_config(config: DictConfig) -> DictConfig:
             "saved a checkpoint (every trainer.checkpoint_every steps, every trainer.checkpoint_minutes, or once an "
             "epoch)"
         )
-    saved: Any = OmegaConf.load(folder / CONFIG_FILE)
-    strange = sorted(set(saved) ^ set(config))
-    if strange:
-        known = [str(name) for name in config]
-        renamed = [told for told in (new_names(str(name), known) for name in saved) if told is not None]
-        raise ConfigError(
-            f"resume={folder}: config.yaml was saved by another version of this program ({', '.join(strange)}); "
-            "go on with that version (made_by.json or the log names it), or start anew with another output"
-            f"{''.join(f'; {told}' for told in renamed)}"
-        )
+    saved = own_config(folder, "resume", config)
     saved.resume, saved.output = str(folder), str(folder)
+    # what it was held against at its start it is not again
+    saved.repeat = None
     return saved
 
 
@@ -82,19 +86,23 @@ def is_first_process() -> bool:
     return rank == 0 and node == "0"
 
 
-def open_folder(config: DictConfig, trainer: Trainer) -> Path | None:
-    """Save the config, or cut the metrics back to the checkpoint, which is returned.
+def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeBy]) -> Path | None:
+    """Save config and `record` of a run that begins, or take the loggers back to the checkpoint, which is returned.
 
-    Raises ConfigError for a folder with another run.
+    Of a run that goes on the record stays, and gets a line where code or packages are others. Raises ConfigError for
+    a folder with another run.
     """
     folder = Path(config.output)
     checkpoint = None if config.resume is None else newest_whole(folder)
+    if checkpoint is not None:
+        _refuse_other_ranks(checkpoint, trainer)
     if not trainer.is_global_zero:
         return checkpoint
     if checkpoint is not None:
         for logger in trainer.loggers:
-            if isinstance(logger, RunCSVLogger):
-                logger.forget_from(step_of(checkpoint))
+            if isinstance(logger, RunLogger):
+                logger.go_on_from(step_of(checkpoint))
+        _note_going_on(folder, record())
         return checkpoint
     if steps_in(folder / CHECKPOINT_FOLDER) or (folder / SUMMARY_FILE).exists():
         raise ConfigError(
@@ -103,7 +111,38 @@ def open_folder(config: DictConfig, trainer: Trainer) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).unlink(missing_ok=True)
     write_atomically(folder / CONFIG_FILE, [OmegaConf.to_yaml(resolved(config))])
+    record().write(folder)
     return None
+
+
+def _refuse_other_ranks(checkpoint: Path, trainer: Trainer) -> None:
+    """Raise ConfigError where a run would go on with more or fewer processes: its batches were dealt to as many.
+
+    Some pairs of the epoch would be trained twice and some not at all, and steps and schedule would be others.
+    """
+    before, now = num_ranks_of(checkpoint), trainer.world_size
+    if before in (None, now):
+        return
+    folder = checkpoint.parents[1]
+    raise ConfigError(
+        f"resume={folder}: {checkpoint.name} is of a run of {before} processes, and this one would have {now}; give it "
+        f"{before} (trainer.devices and trainer.num_nodes in {folder / CONFIG_FILE}; auto takes the devices that are "
+        "visible), or start anew with another output"
+    )
+
+
+def _note_going_on(folder: Path, now: MadeBy) -> None:
+    """Say in the record of a run that this start has other code, if it does; one of an older version is made anew."""
+    begun = read_made_by(folder)
+    if begun is None or not begun.versions:
+        now.write(folder)
+        return
+    differences = now.code_differences(begun)
+    if differences:
+        line = f"{now.date}: {'; '.join(differences)}"
+        if line not in begun.went_on:
+            replace(begun, went_on=[*begun.went_on, line]).write(folder)
+        rank_zero_info(f"resume={folder}: {'; '.join(differences)}")
 
 
 def how_to_go_on(folder: Path, script: str) -> str:
@@ -150,12 +189,11 @@ def describe_best(keeper: ModelCheckpoint, folder: Path) -> dict[str, Any]:
 
 
 def write_page(
-    config: DictConfig, summary: dict[str, Any], script: str, groups: Sequence[str], pairs: Sequence[HeldOutPair] = ()
+    config: DictConfig, summary: dict[str, Any], groups: Sequence[str], pairs: Sequence[HeldOutPair] = ()
 ) -> None:
-    """Write what the run measured, with the values of the config's `groups` and what made it."""
+    """Write what the run measured, with the values of the config's `groups` and what made it, by its record."""
     folder = Path(config.output)
-    record = made_by(config, script, describe_data(config.data))
-    record.write(folder)
+    record = read_made_by(folder)
     plain: Any = OmegaConf.to_container(resolved(config), resolve=False)
     settings = {key: ", ".join(described_values(plain[key])) for key in groups if plain.get(key)}
     write_training(

@@ -3,25 +3,28 @@
 import json
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from omegaconf import DictConfig
-from peft import PeftModel
 
 from lookright.attention.kernels import use_prefix_kernel
-from lookright.backbones.loading import torch_dtype
+from lookright.backbones.adapters import PeftModel
+from lookright.backbones.loading import describe_weights, torch_dtype
+from lookright.commands.cli import start
 from lookright.commands.evaluating import infer_config, objective_of
+from lookright.commands.logged import example_callbacks, tell_config, tell_results
 from lookright.commands.measuring import METRICS_FILE as MEASURED_FILE
+from lookright.commands.repeating import Earlier
 from lookright.commands.run_folder import (
     REPORT_FILE,
     SUMMARY_FILE,
@@ -36,17 +39,19 @@ from lookright.commands.run_folder import (
 )
 from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
 from lookright.common.locks import locked
-from lookright.common.stopping import stoppable
-from lookright.config.entry import launch
-from lookright.config.folders import CONFIG_FOLDER
+from lookright.common.stopping import end_with_run, starts_ranks, stoppable
+from lookright.config.entry import given_overrides
+from lookright.config.inputs import Input, inputs_of, pictures_of
+from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.errors import ConfigError
+from lookright.records.used import used_pictures
 from lookright.reference.base import ModelPair
 from lookright.reports.training import HeldOutPair
 from lookright.training.callbacks import best_checkpoints
 from lookright.training.checkpoints import newest_whole
 from lookright.training.compilation import compile_blocks
 from lookright.training.guards import memory_told
-from lookright.training.loggers import close, with_metrics_file
+from lookright.training.loggers import closing, with_metrics_file
 from lookright.training.optimization import count_steps, limited
 from lookright.training.plan import print_plan
 from lookright.training.preference import PreferenceModule, prepare_reference
@@ -61,42 +66,61 @@ def train(config: DictConfig) -> dict[str, Any]:
     """Train as configured; returns what `summary.json` holds.
 
     Config, records and pictures are checked before weights load. A `resume` run takes its own saved config.
-    Of several processes the first one alone writes. Raises Stopped where a signal ends it.
+    Of several processes the first one alone writes, and where one fails all end. Raises Stopped where a signal ends it.
     """
+    end_with_run()
     config = run_config(config)
     folder = Path(config.output)
     # check: everything that can be told without records and weights
     parts = check_parts(config)
     writes = is_first_process() and not parts.settings.plan
     with stoppable(lambda: how_to_go_on(folder, SCRIPT)), locked(folder) if writes else nullcontext():
-        return _train(parts, folder)
+        return _train(parts)
 
 
-def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
+def _train(parts: TrainParts) -> dict[str, Any]:
     config, data = parts.config, parts.data
+    # one process looks, as one writes
+    looks = config.repeat is not None and is_first_process()
+    earlier = Earlier(config.repeat, given_overrides()) if looks else None
+    if earlier is not None:
+        earlier.check(inputs_of(config))
 
     # read: records and pictures
     data.prepare(parts.backbone, needs_target=parts.loss.needs_attention)
-    check_monitors(parts)
-    check_formats(parts)
     if parts.evaluation is not None:
         parts.evaluation.prepare(parts.backbone)
+    check_monitors(parts)
+    check_formats(parts)
 
     # build: the trainer, then policy and reference with their weights
     trainer = _trainer(parts)
     num_steps = _count_steps(parts, trainer)
     if parts.settings.plan:
         return print_plan(config, parts.backbone, data, num_steps)
-    checkpoint = open_folder(config, trainer)
+    if earlier is not None:
+        earlier.check(_pictures(parts))
+        earlier.tell(made_by(config, SCRIPT, describe_data(config.data)))
+    with closing(trainer.loggers):
+        return _fit(parts, trainer, num_steps)
+
+
+def _fit(parts: TrainParts, trainer: Trainer, num_steps: int) -> dict[str, Any]:
+    """What a run does and logs once its folder is its own."""
+    config, data, folder = parts.config, parts.data, Path(parts.config.output)
+    checkpoint = open_folder(config, trainer, lambda: _record(parts))
+    if trainer.is_global_zero:
+        tell_config(trainer.loggers, config)
     started = time.perf_counter()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = _module(parts, num_steps)
 
     # fit, from the beginning or from the newest checkpoint
     prepare_reference(module, data, trainer)
+    if trainer.world_size > 1 and trainer.local_rank == 0:
+        starts_ranks()
     with memory_told(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    close(trainer.loggers)
 
     # save; where nothing was left to train, what the finished run measured stays
     trained = checkpoint is None or trainer.callback_metrics or not (folder / SUMMARY_FILE).is_file()
@@ -115,12 +139,30 @@ def _train(parts: TrainParts, folder: Path) -> dict[str, Any]:
             summary["objective"] = objective_of(None, summary)
         write_summary(folder, summary)
         if trained:
-            write_page(config, summary, SCRIPT, SHOWN_GROUPS, _held_out_pairs(module, parts))
+            write_page(config, summary, SHOWN_GROUPS, _held_out_pairs(module, parts))
         rank_zero_info(f"wrote {folder / summary['weights']}, {folder / SUMMARY_FILE} and {folder / REPORT_FILE}")
         if parts.evaluation is not None:
             summary |= _evaluate(parts, pair, summary, anew=bool(trained))
             write_summary(folder, summary)
+            tell_results(trainer.loggers, summary["eval"], trainer.global_step)
     return summary
+
+
+def _record(parts: TrainParts) -> MadeBy:
+    """What makes the run, for its folder; records are read."""
+    record = made_by(parts.config, SCRIPT, describe_data(parts.config.data))
+    return replace(record, inputs=record.inputs | _pictures(parts))
+
+
+def _pictures(parts: TrainParts) -> dict[str, Input]:
+    """The pictures that a run takes, as its record tells them; records are read."""
+    config, data = parts.config, parts.data
+    pairs = chain(data.train_set.pairs, data.val_set.pairs)
+    found = {pictures_of("data"): used_pictures(describe_data(config.data), pairs)}
+    if parts.evaluation is not None:
+        asked = parts.evaluation.questions.places()
+        found[pictures_of("eval", "data")] = used_pictures(describe_data(config.eval.data), asked)
+    return found
 
 
 def _evaluate(parts: TrainParts, pair: ModelPair, summary: dict[str, Any], anew: bool) -> dict[str, Any]:
@@ -141,14 +183,15 @@ def _trainer(parts: TrainParts) -> Trainer:
         torch.set_num_threads(settings.num_threads)
     use_prefix_kernel(settings.attention_kernel)
     folder = Path(config.output)
-    logger = None if settings.plan or config.logger is None else instantiate(config.logger)
+    watching = None if parts.evaluation is None else parts.evaluation.watch(parts.backbone)
+    watch = [] if watching is None else [watching]
     trainer = settings.build(
         folder,
-        [] if settings.plan else with_metrics_file(logger, folder),
+        [] if settings.plan else with_metrics_file(parts.loggers, folder),
         seed=config.seed,
         has_validation=len(parts.data.val_set) > 0,
         idle_parameters=parts.idle_parameters,
-        callbacks=list(parts.callbacks.values()),
+        callbacks=[*watch, *parts.callbacks.values(), *example_callbacks(parts.loggers, parts.data.val_set)],
     )
     _refuse_sweep(trainer)
     return trainer
@@ -157,7 +200,10 @@ def _trainer(parts: TrainParts) -> Trainer:
 def _module(parts: TrainParts, num_steps: int) -> PreferenceModule:
     """Base weights, adapters, reference, and what the trainer's settings do to the model."""
     settings, backbone = parts.settings, parts.backbone
-    pair = parts.pair(backbone.build(dtype=torch_dtype(settings.model_dtype, "trainer.model_dtype")))
+    model = backbone.build(dtype=torch_dtype(settings.model_dtype, "trainer.model_dtype"))
+    assert parts.data.trainer is not None
+    rank_zero_info(describe_weights(model, parts.data.trainer.strategy.root_device))
+    pair = parts.pair(model)
     none = "reference: none, no active loss term needs one"
     rank_zero_info(none if pair.reference is None else pair.reference.describe())
     if settings.gradient_checkpointing:
@@ -239,16 +285,10 @@ def _refuse_sweep(trainer: Trainer) -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
 def job(config: DictConfig) -> float | None:
     """Run one job; returns what a sweeper optimises, None where nothing was measured."""
     return train(config).get("objective", {}).get("value")
 
 
-def main() -> None:
-    """Train as the command line says: `train.py`, or `lookright-train` where installed."""
-    launch(job, "train")
-
-
 if __name__ == "__main__":
-    main()
+    start("train", job)

@@ -1,7 +1,7 @@
 """What a config of `train.py` names, built and checked before any weights load."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,12 +10,16 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from lookright.attention.band import layer_band
 from lookright.backbones.base import Backbone
 from lookright.commands.evaluating import Evaluation
+from lookright.commands.logged import build_loggers
+from lookright.commands.run_folder import is_first_process
+from lookright.commands.watching import VALIDATION
 from lookright.config.check import Problems, nearest_of
 from lookright.config.references import origin
 from lookright.errors import ConfigError
@@ -24,6 +28,7 @@ from lookright.losses.composite import CompositeLoss
 from lookright.reference.base import ModelPair
 from lookright.training.callbacks import best_checkpoints, monitors
 from lookright.training.datamodule import PreferenceData
+from lookright.training.loggers import RunLogger
 from lookright.training.optimization import Optimization
 from lookright.training.preference import logged_metrics
 from lookright.training.trainer import TrainerSettings
@@ -44,6 +49,7 @@ class TrainParts:
     optimization: Optimization
     callbacks: dict[str, Callback]
     evaluation: Evaluation | None = None
+    loggers: list[Logger] = field(default_factory=list)
 
     @property
     def idle_parameters(self) -> bool:
@@ -79,6 +85,10 @@ def check_parts(config: DictConfig) -> TrainParts:
     with problems:
         if evaluation is not None and backbone is not None:
             evaluation.check(backbone)
+    with problems:
+        if evaluation is not None and evaluation.every is not None and str(config.trainer.strategy).startswith("fsdp"):
+            raise ConfigError("trainer=fsdp: no process has the whole policy to answer with; set eval.every=null")
+    loggers = [] if settings is None or settings.plan else build_loggers(problems)
     problems.finish()
     assert optimization is not None
     parts = TrainParts(
@@ -91,6 +101,7 @@ def check_parts(config: DictConfig) -> TrainParts:
         optimization=optimization,
         callbacks=callbacks,
         evaluation=evaluation,
+        loggers=loggers,
     )
     for name, read in loss.attention_reads.items():
         layer_band(backbone.num_layers, read.layers, key=origin(config, f"loss.terms.{name}.term.layers"))
@@ -98,6 +109,9 @@ def check_parts(config: DictConfig) -> TrainParts:
     if config.tuning.get("adapter") is None:
         with torch.device("meta"):
             parts.pair(backbone.build(weights=False))
+    for logger in loggers if is_first_process() else ():
+        if isinstance(logger, RunLogger):
+            logger.check()
     return parts
 
 
@@ -106,13 +120,18 @@ def check_monitors(parts: TrainParts) -> None:
     measured = logged_metrics(parts.loss, parts.data.val_set.records)
     # what a callback logs itself, it says
     measured += [name for one in parts.callbacks.values() for name in getattr(one, "logs", ())]
+    if parts.evaluation is not None and len(parts.data.val_set):
+        measured += parts.evaluation.watched
     unknown = {name: metric for name, metric in monitors(parts.callbacks).items() if metric not in measured}
     nothing_held_out = "" if len(parts.data.val_set) else "no pair is held out: set data.val_fraction or val_path; "
+    hints = {"val": nothing_held_out, "eval": f"set eval=test_sets and eval.every=validation; {nothing_held_out}"}
     messages = [
         f"callbacks.{name}.monitor={metric!r} is not measured; "
-        f"{nothing_held_out if metric.startswith('val/') else ''}{nearest_of(metric, measured)}"
+        f"{hints.get(metric.partition('/')[0], '')}{nearest_of(metric, measured)}"
         for name, metric in unknown.items()
     ]
+    if parts.evaluation is not None and parts.evaluation.every == VALIDATION and not len(parts.data.val_set):
+        messages.append(f"eval.every={VALIDATION}: {nothing_held_out}or set a number of optimiser steps")
     if messages:
         raise ConfigError("\n".join(messages))
 

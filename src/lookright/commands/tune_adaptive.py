@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -13,8 +12,9 @@ from torch import nn
 from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import load_policy, pick_device, torch_dtype
-from lookright.commands.infer import open_output, with_run
+from lookright.backbones.loading import dtype_key, load_policy, placing
+from lookright.commands.cli import start
+from lookright.commands.infer import open_output
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.locks import locked
 from lookright.common.matching import is_correct
@@ -23,11 +23,12 @@ from lookright.common.streams import batches, progress
 from lookright.common.strict_json import finite
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
-from lookright.config.entry import launch, with_output
-from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.entry import with_output
 from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.runs import with_run
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
+from lookright.evaluation.overlap import TUNED_ON, write_tuned_on
 from lookright.evaluation.questions import Questions
 from lookright.packing.encode import encode_question
 from lookright.packing.question import DecoderInput
@@ -64,6 +65,9 @@ def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     refuse_test_questions(prompts)
     parts.grid.check(parts.backbone, prompts)
     folder = open_output(config, ANSWERS_FILE, KEYS)
+    record = made_by(config, "tune_adaptive.py", describe_data(config.data))
+    record.write(folder)
+    write_tuned_on(folder / TUNED_ON, prompts)
     policy = load_policy(parts.backbone, config.adapter, parts.device, parts.dtype)
     _ask(parts, policy, folder, config.batch_size)
     lines = _lines(parts.questions, folder)
@@ -74,8 +78,6 @@ def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
         )
         for scope in parts.grid.scopes
     }
-    record = made_by(config, "tune_adaptive.py", describe_data(config.data))
-    record.write(folder)
     return _report(choices, parts, folder, record)
 
 
@@ -85,9 +87,9 @@ class _Parts:
     def __init__(self, config: DictConfig) -> None:
         problems = Problems(config)
         with problems:
-            self.device = pick_device(config.device)
-        with problems:
-            self.dtype = torch_dtype(config.dtype)
+            self.device, self.dtype = placing(config.device, config.dtype)
+            # what answers depend on is saved as it was, not as `auto`
+            config.dtype = dtype_key(self.dtype)
         with problems:
             check_adapter(config.adapter)
         with problems:
@@ -217,21 +219,16 @@ def _write_option(path: Path, grid: AdaptiveGrid, setting: Setting | None, why: 
         "num_beams": 1,
         "sampling": None,
         **({} if setting is None else setting.options()),
+        **({} if setting is None else {"tuned_on": str((path.parents[1] / TUNED_ON).absolute())}),
     }
     comment = "".join(f"# {line}\n" for line in why)
     write_atomically(path, [comment, OmegaConf.to_yaml(OmegaConf.create(options))])
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="tune_adaptive")
 def job(config: DictConfig) -> None:
     """Run one job."""
     tune_adaptive(config)
 
 
-def main() -> None:
-    """Choose as the command line says: `tune_adaptive.py`, or `lookright-tune-adaptive` where installed."""
-    launch(job, "tune_adaptive")
-
-
 if __name__ == "__main__":
-    main()
+    start("tune_adaptive", job)

@@ -1,5 +1,6 @@
 """A question about pictures that a program holds, as the record that a file would have of it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ def asked_prompt(
 
     A question without any `<image>` has its pictures put before it: several as `Image1:<image>` ..., one alone as
     `<image>`. Without `regions` they are those of a record from elsewhere (`records.geometry`); without `target` it is
-    the image that the question names. Raises RecordError for what a record may not be.
+    the image that the question names, of several pictures also by its place in their order ("the second picture").
+    Raises RecordError for what a record may not be.
     """
     names = pictures.names
     if not question.replace(IMAGE_PLACEHOLDER, "").strip():
@@ -33,12 +35,30 @@ def asked_prompt(
         number = named_in(question)
         named = number - 1 if number is not None else 0 if len(regions) == 1 else None
         target = named if target is None else target
-    elif target is None:
+    elif target is None and (found.target is not None or len(names) == 1):
         target, regions = found.target, found.regions
     else:
+        target = place_named(question, len(names)) if target is None else target
         regions = found.regions or [
             Region(picture=number, box=(0, 0, *pictures.size(name)), source=name) for number, name in enumerate(names)
         ]
+        regions = None if target is None else regions
     regions = None if regions is None else list(regions)
     check_geometry(target, regions, [pictures.size(name) for name in names])
     return replace(plain, format=found.format, target=target, regions=regions)
+
+
+def place_named(question: str, count: int) -> int | None:
+    """0-based place of the one picture, of `count`, that a question names by its order; None for none or several."""
+    places = {word.lower() for word in _PLACE.findall(question)}
+    if len(places) != 1:
+        return None
+    (word,) = places
+    return count - 1 if word == "last" else ORDINALS.index(word) % len(_WORDS)
+
+
+_WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+ORDINALS = (*_WORDS, "1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
+_PLACE = re.compile(
+    rf"\b({'|'.join(ORDINALS)}|last) (?:image|picture|photo|photograph|illustration|screenshot)\b", re.IGNORECASE
+)

@@ -1,4 +1,4 @@
-"""The folder of a generation run: which files, whose shard, and that a resumed run is the same run."""
+"""The folder of a run in shards: which files, whose shard, and that a resumed generation is the same run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lookright.common.locks import LOCK_FILE, locked
+from lookright.config.made_by import MADE_BY_FILE
+from lookright.config.runs import CONFIG_FILE, read_config
 from lookright.errors import ConfigError
 
-CONFIG_FILE = "config.yaml"
 ONE_LOT = "all"
 COMPOSE_KEYS = ("source", "split", "formats", "composers", "weights", "companions", "seed", "num_prompts")
 ANSWER_KEYS = (
@@ -77,16 +78,28 @@ class Workspace:
         return self._part("skipped", self.shard)
 
     @property
+    def predictions(self) -> Path:
+        """Answers of `infer.py` of this shard."""
+        return self._part("predictions", self.shard)
+
+    @property
     def source_facts(self) -> Path:
         """What the source held and left out; every shard writes the same."""
         return self.folder / "source.json"
 
-    def parts(self, name: str) -> list[Path]:
-        """The files `name` of all shards. Raises ConfigError naming those that are not there."""
+    def record_name(self, *, joins: bool) -> str:
+        """Where the record of a run goes: each shard has its own, the run that `joins` them that of the whole."""
+        if joins or self.num_shards == 1:
+            return MADE_BY_FILE
+        stem, suffix = MADE_BY_FILE.split(".")
+        return f"shards/{stem}-{self.shard:05d}-of-{self.num_shards:05d}.{suffix}"
+
+    def parts(self, name: str, stage: str = "select") -> list[Path]:
+        """The files `name` of all shards, for the stage that joins them. Raises ConfigError naming those not there."""
         paths = [self._part(name, index) for index in range(self.num_shards)]
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
-            raise ConfigError(f"stage=select needs every shard; missing: {', '.join(missing)}; run those shards first")
+            raise ConfigError(f"stage={stage} needs every shard; missing: {', '.join(missing)}; run those shards first")
         return paths
 
     def final(self, name: str) -> Path:
@@ -141,7 +154,10 @@ def open_workspace(config: DictConfig) -> Workspace:
             "or another output"
         )
     # one answer is what runs had before the key was there
-    saved = OmegaConf.merge({"num_answers": 1}, OmegaConf.load(saved_path))
+    saved = OmegaConf.merge({"num_answers": 1}, read_config(workspace.folder, "output"))
+    if config.dtype == "auto":
+        # a stage that answers knows its device; what answered before stays known
+        config.dtype = saved.dtype
     answered = any(workspace.folder.glob("answers.jsonl")) or any(workspace.folder.glob("shards/answers-*"))
     keys = ANSWER_KEYS if answered else COMPOSE_KEYS
     changed = [place for key in keys for place in _changes(_plain(saved, key), _plain(config, key), key)]

@@ -1,9 +1,8 @@
 """What libraries say on the console and a user can do nothing about is left out; all else stays."""
 
 import logging
+import sys
 import warnings
-
-from transformers.utils import logging as transformers_logging
 
 WARNINGS = (
     # frozen parts are kept in evaluation mode on purpose
@@ -21,11 +20,15 @@ INFOS = ("litlogger", "`Trainer(limit_val_batches=", "TPU available")
 
 def quiet() -> None:
     """Call once, before anything runs."""
+    if "lightning" not in sys.modules:
+        # as Lightning does itself where it is imported first; after Hydra has set up logging it would tell all twice
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities"):
+            logging.getLogger(name).addHandler(logging.StreamHandler())
+            logging.getLogger(name).propagate = False
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_worth_telling)
-    transformers_logging.disable_progress_bar()
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

@@ -1,10 +1,12 @@
-"""What made a page or a file of numbers: model, data, command, code and date, as a reader wants to see them."""
+"""What made a page or a file of numbers, as a reader wants to see it, and what it takes to make it again."""
 
 import json
+import platform
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -14,17 +16,47 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.common.hashing import hash_text
+from lookright.common.jsonl import write_atomically
 from lookright.config.entry import given_overrides
 from lookright.config.folders import IN_CHECKOUT
+from lookright.config.inputs import Input, inputs_of
 from lookright.config.references import REFERENCE
+from lookright.errors import ConfigError
 
 MADE_BY_FILE = "made_by.json"
 PACKAGE = Path(__file__).parents[1]
+SHOWN = ("command", "model", "adapter", "data", "decoding", "code", "date")
+"""What a page shows of a record, each a text."""
+PACKAGES = (
+    "lookright",
+    "torch",
+    "transformers",
+    "peft",
+    "lightning",
+    "tokenizers",
+    "safetensors",
+    "pillow",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "bitsandbytes",
+    "deepspeed",
+    "flash-attn",
+    "easy_vqa",
+)
+"""Whose versions are told where they are installed: what numbers may depend on."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class MadeBy:
-    """One run of a command. Paths are as they were given; None is what the command has no use for."""
+    """One run of a command. Paths are as they were given; None is what the command has no use for.
+
+    The first seven are for readers (SHOWN). The others are for who wants it again, beside the resolved config in
+    `config.yaml`: what the command line set; the commit, and a hash of what tracked files differ from it, both None
+    outside of a checkout; versions by package, Python too; inputs by config key (`config.inputs`). They are empty in
+    the files of versions that did not tell them. `went_on` has a line for each start that went on with other code.
+    """
 
     command: str
     model: str | None
@@ -33,20 +65,48 @@ class MadeBy:
     decoding: str | None
     code: str
     date: str
+    overrides: list[str] = field(default_factory=list)
+    commit: str | None = None
+    changes: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, Input] = field(default_factory=dict)
+    went_on: list[str] = field(default_factory=list)
 
-    def write(self, folder: Path) -> None:
-        """Into the run's folder, for pages that are made of it later."""
-        (folder / MADE_BY_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+    def write(self, folder: Path, name: str = MADE_BY_FILE) -> None:
+        """Into the run's folder, whole or not at all."""
+        write_atomically(folder / name, [json.dumps(asdict(self), indent=2) + "\n"])
+
+    def code_differences(self, earlier: "MadeBy") -> list[str]:
+        """Return what differs in code and packages from an earlier run, a text each; nothing where that says none."""
+        if not earlier.versions:
+            return []
+        now, then = (one.versions | {"code": one.code} for one in (self, earlier))
+        found = [
+            f"{name} was {then.get(name, 'not there')}, is {now.get(name, 'not there')}"
+            for name in dict.fromkeys((*then, *now))
+            if then.get(name) != now.get(name)
+        ]
+        same_commit = self.code == earlier.code and self.commit == earlier.commit
+        if same_commit and self.changes != earlier.changes:
+            found.append("the changes of the code since its commit are others")
+        return found
 
 
 def read_made_by(folder: Path) -> MadeBy | None:
-    """What a run says of itself; None for the folder of a run that does not."""
+    """What a run says of itself; None for the folder of a run that does not. Raises ConfigError for a broken file."""
     path = folder / MADE_BY_FILE
-    return MadeBy(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        inputs = {key: Input(**one) for key, one in plain.pop("inputs", {}).items()}
+        return MadeBy(**plain, inputs=inputs)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no record of a run ({error}); write it back as it was, or delete it") from error
 
 
 def made_by(config: DictConfig, script: str, data: str) -> MadeBy:
-    """The record of a run of `script` with `config`; `data` says what it worked on."""
+    """The record of a run of `script` with `config`; `data` says what it worked on. Reads weights for their hash."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     adapter = plain.get("adapter") or (plain.get("tuning") or {}).get("adapter")
     decode = plain.get("decode")
@@ -59,7 +119,21 @@ def made_by(config: DictConfig, script: str, data: str) -> MadeBy:
         decoding=None if decode is None else _described("decode", decode),
         code=code_version(),
         date=today(),
+        overrides=given_overrides(),
+        commit=_checkout()[0],
+        changes=_checkout()[1],
+        versions=package_versions(),
+        inputs=inputs_of(config),
     )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of PACKAGES that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def command_line(script: str) -> str:
@@ -102,20 +176,24 @@ def today() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
-@cache
 def code_version() -> str:
     """The package's version; where it runs from its own checkout, the commit, and whether files differ from it."""
     try:
         version = metadata.version("lookright")
     except metadata.PackageNotFoundError:
         version = "unknown version"
+    commit, changes = _checkout()
+    return version if commit is None else f"{version}, commit {commit[:10]}{'' if changes is None else ' with changes'}"
+
+
+@cache
+def _checkout() -> tuple[str | None, str | None]:
+    """The commit of the package's own checkout, and a hash of how tracked files differ from it; None each for none."""
     root = PACKAGE.parents[1]
     # elsewhere, as in site-packages, git would tell of a checkout that holds the environment
-    commit = _git(root, "rev-parse", "--short=10", "HEAD") if (root / ".git").exists() else None
-    if not commit:
-        return version
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return f"{version}, commit {commit}{' with changes' if changed else ''}"
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    changes = _git(root, "diff", "HEAD", "--no-ext-diff") if commit else None
+    return commit or None, hash_text(changes) if changes else None
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -18,11 +18,22 @@ ROOTS = {
     "train": schema.TrainConfig,
     "infer": schema.InferConfig,
     "tune_adaptive": schema.TuneAdaptiveConfig,
+    "ask": schema.AskConfig,
+    "export": schema.ExportConfig,
+    "serve": schema.ServeConfig,
 }
 """Each command's file in `conf/`, and the class that lists its root keys."""
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same nodes from libyaml where that is there, in a tenth of the time: `--help` reads a dozen files."""
+MODULES = ("ask", "export", "serve")
+"""Commands that are no script."""
+
 WHOLE = ("defaults", "_target_")
 """Keys whose comment speaks of the whole file."""
+
+HELP = "hydra.help."
+"""Where a command's file says what the command does (`header`), and gives an example (`footer`)."""
 
 HEAD = """# Config reference
 
@@ -66,7 +77,7 @@ def read_file(path: Path) -> ConfigFile:
     """Read keys and comments of a config file."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    root = yaml.compose(text) or MappingNode("", [])
+    root = yaml.compose(text, Loader=LOADER) or MappingNode("", [])
     own = [line for key, _ in root.value if key.value in WHOLE for line in _comment(lines, key)]
     bases, choices = _defaults(root, lines)
     return ConfigFile(
@@ -152,7 +163,10 @@ def _flow(node: Node) -> str:
 
 
 def _command(file: ConfigFile, root: type, by_group: Mapping[str, list[ConfigFile]]) -> Iterator[str]:
-    yield f"### python {file.name}.py"
+    yield f"### python -m lookright.{file.name}" if file.name in MODULES else f"### python {file.name}.py"
+    told = {key.path.removeprefix(HELP): key.value.strip('"') for key in file.keys if key.path.startswith(HELP)}
+    yield told["header"]
+    yield f"```bash\n{told['footer']}\n```"
     rows = []
     for group, (option, _) in file.choices.items():
         names = ", ".join(_code(one.name) for one in by_group[group])
@@ -160,7 +174,8 @@ def _command(file: ConfigFile, root: type, by_group: Mapping[str, list[ConfigFil
     yield "\n".join(["| group | default | files |", "|---|---|---|", *rows])
     known = {key.path.partition(".")[0] for key in file.keys} | set(file.choices)
     rest = [entry for entry in fields(root) if entry.name not in known]
-    yield _table([*file.keys, *(key for entry in rest for key in _of_class(entry.name, _default(entry)))])
+    shown = [key for key in file.keys if not key.path.startswith(HELP.rstrip("."))]
+    yield _table([*shown, *(key for entry in rest for key in _of_class(entry.name, _default(entry)))])
 
 
 def _default(entry: Any) -> Any:
@@ -190,7 +205,7 @@ def _option(group: str, file: ConfigFile) -> Iterator[str]:
         words.append(f"Chooses {chosen}.")
     for name, (option, comment) in () if file.is_global else file.choices.items():
         default = f", default {_code(option)}" if option else ""
-        words.append(f"Group `{_group_below(group, name)}`{default}{f': {comment}' if comment else ''}.")
+        words.append(f"Group `{group_below(group, name)}`{default}{f': {comment}' if comment else ''}.")
     if words:
         yield " ".join(words)
     prefix = "" if file.is_global else f"{group.replace('/', '.')}."
@@ -199,7 +214,7 @@ def _option(group: str, file: ConfigFile) -> Iterator[str]:
         yield _table([replace(key, path=f"{prefix}{key.path}") for key in keys])
 
 
-def _group_below(group: str, name: str) -> str:
+def group_below(group: str, name: str) -> str:
     """How a group of a file's own defaults list is chosen; one that is another's, `name@key`, by where it is put."""
     other, at, key = name.partition("@")
     return f"{other}@{group.replace('/', '.')}.{key}" if at else f"{group}/{name}"

@@ -44,21 +44,23 @@ def origin(config: DictConfig, path: str) -> str:
 
 
 def resolved(config: DictConfig) -> DictConfig:
-    """Return a copy for a run's folder in which references stay, within a group, and all else is filled in.
+    """Return a copy for a run's folder in which references stay and all else is filled in.
 
-    So each value of the file stands there once, under the key that sets it.
+    So each value of the file stands there once, under the key that sets it, and what follows `seed` or `output` follows
+    it in a repetition too.
     """
     plain = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create(_with_references(plain, OmegaConf.to_container(config, resolve=False), None))
+    return OmegaConf.create(_with_references(plain, OmegaConf.to_container(config, resolve=False)))
 
 
-def _with_references(plain: Any, raw: Any, group: str | None) -> Any:
+def _with_references(plain: Any, raw: Any) -> Any:
     if isinstance(raw, dict):
-        return {key: _with_references(plain[key], raw[key], group or str(key)) for key in raw}
+        return {key: _with_references(plain[key], raw[key]) for key in raw}
     if isinstance(raw, list):
-        return [_with_references(one, other, group) for one, other in zip(plain, raw, strict=True)]
+        return [_with_references(one, other) for one, other in zip(plain, raw, strict=True)]
     found = REFERENCE.fullmatch(raw) if isinstance(raw, str) else None
-    return raw if found is not None and found[1].partition(".")[0] == group else plain
+    # one that begins with a dot is relative to its place
+    return raw if found is not None and not found[1].startswith(".") else plain
 
 
 def _at(config: DictConfig, path: str) -> Any:

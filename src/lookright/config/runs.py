@@ -1,15 +1,99 @@
-"""The folder of a training run, as what answers with it reads it."""
+"""The folder of a run, as others read it: its config by one door, its model, and what a repetition takes of it."""
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from lookright.config.entry import given_overrides
+from lookright.config.renamed import new_names
 from lookright.errors import ConfigError
 
+CONFIG_FILE = "config.yaml"
 EVAL_FOLDER = "eval"
 """Below a run's folder: what `infer.py run=` would have written."""
 OBJECTIVE = "val/loss"
 """What a sweeper is told of a run without test sets."""
+
+
+def read_config(folder: str | Path, key: str) -> DictConfig:
+    """What stands in `config.yaml` of a folder that the config key `key` names: the one way to read any run's config.
+
+    Raises ConfigError where there is none, or no config in it.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{key}={folder} holds no {CONFIG_FILE}; set {key} to the folder of a run")
+    try:
+        config = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ConfigError(f"{key}={folder}: {CONFIG_FILE} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{key}={folder}: {CONFIG_FILE} holds no keys; set {key} to the folder of a run")
+    return config
+
+
+def own_config(folder: str | Path, key: str, known: DictConfig) -> DictConfig:
+    """The config of a run of the command whose keys are those of `known`.
+
+    Raises ConfigError for a run of another command, or of a version with other keys: a run is taken as it was or not
+    at all.
+    """
+    saved = read_config(folder, key)
+    # runs that were saved before the key was there repeat nothing
+    strange = sorted({str(name) for name in set(saved) ^ set(known)} - {"repeat"})
+    if strange:
+        names = [str(name) for name in known]
+        renamed = [told for told in (new_names(str(name), names) for name in saved) if told is not None]
+        raise ConfigError(
+            f"{key}={folder}: {CONFIG_FILE} was saved by another version of this program ({', '.join(strange)}); "
+            "go on with that version (made_by.json or the log names it), or start anew with another output"
+            f"{''.join(f'; {told}' for told in renamed)}"
+        )
+    return saved
+
+
+def repeated_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The saved config of the run that `config.repeat` names, with `overrides` on top and the output of `config`.
+
+    `config` is composed with these overrides, which say whose values are taken from there. Raises ConfigError for a
+    group whose files set keys elsewhere, as an experiment does.
+    """
+    folder = config.repeat
+    saved = own_config(folder, "repeat", config)
+    composed: Any = OmegaConf.to_container(config, resolve=False)
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        key = str(one.package or one.key_or_group).replace("/", ".")
+        parent, _, name = key.rpartition(".")
+        holder = _inside(composed, parent)
+        if name in holder:
+            OmegaConf.update(saved, key, holder[name], merge=False, force_add=True)
+        elif not one.is_delete():
+            raise ConfigError(
+                f"repeat={folder}: {one.input_line} sets keys elsewhere, and nothing tells which of them are to go "
+                "before those of the run; set the keys themselves"
+            )
+        elif name in _inside(OmegaConf.to_container(saved, resolve=False), parent):
+            _delete(saved, parent, name)
+    saved.output, saved.resume, saved.repeat = config.output, None, folder
+    return saved
+
+
+def _inside(plain: Any, path: str) -> Mapping[str, Any]:
+    """The keys at a dotted path of plain containers; none where that is no mapping."""
+    for part in path.split(".") if path else ():
+        plain = plain.get(part) if isinstance(plain, Mapping) else None
+    return plain if isinstance(plain, Mapping) else {}
+
+
+def _delete(config: DictConfig, parent: str, name: str) -> None:
+    holder = OmegaConf.select(config, parent) if parent else config
+    del holder[name]
 
 
 def run_model(run: str | Path) -> tuple[DictConfig, str | None]:
@@ -18,9 +102,12 @@ def run_model(run: str | Path) -> tuple[DictConfig, str | None]:
     Raises ConfigError for a folder that is none, or of a run that did not end.
     """
     folder = Path(run)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"run={run} holds no config.yaml; set run to the folder of a train.py run")
-    backbone = OmegaConf.load(folder / "config.yaml").backbone
+    saved = read_config(run, "run")
+    if not isinstance(saved.get("backbone"), DictConfig):
+        raise ConfigError(f"run={run}: {CONFIG_FILE} names no backbone; set run to the folder of a train.py run")
+    # by itself: what it refers to is left behind
+    plain: Any = OmegaConf.to_container(saved.backbone, resolve=True)
+    backbone = OmegaConf.create(plain)
     if (folder / "adapter").is_dir():
         return backbone, str(folder / "adapter")
     if not (folder / "model").is_dir():
@@ -29,3 +116,18 @@ def run_model(run: str | Path) -> tuple[DictConfig, str | None]:
         raise ConfigError(f"run={run} made its backbone itself; set backbone.path={folder / 'model'} instead of run")
     backbone.path = str(folder / "model")
     return backbone, None
+
+
+def with_run(config: DictConfig) -> DictConfig:
+    """Fill in backbone and adapter from the training run. Raises ConfigError for a folder that is none."""
+    if config.run is None:
+        return config
+    if config.adapter is not None:
+        raise ConfigError(f"run={config.run} and adapter={config.adapter} are both set; remove one")
+    own = [item for item in given_overrides() if re.match(r"[+~]*backbone\b", item)]
+    if own:
+        raise ConfigError(
+            f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
+        )
+    config.backbone, config.adapter = run_model(config.run)
+    return config

@@ -45,7 +45,7 @@ class GenerateConfig:
     num_workers: int = 0
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     seed: int = 0
     output: str | None = None
     resume: bool = True
@@ -65,13 +65,14 @@ class TrainConfig:
     schedule: Any = MISSING
     projector_lr: float | None = 2e-5
     trainer: Any = MISSING
-    logger: Any = None
+    logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     eval: Any = None
     save: str = "last"
     seed: int = 0
     output: str | None = None
     resume: str | None = None
+    repeat: str | None = None
 
 
 @dataclass
@@ -86,10 +87,12 @@ class InferConfig:
     metrics: dict[str, Any] = field(default_factory=dict)
     ratio_layer: int | None = None
     ratio_rows: str = "response"
+    stage: str = "all"
+    shard: ShardConfig = field(default_factory=ShardConfig)
     batch_size: int = 16
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     overlays: int = 12
     seed: int = 0
     output: str | None = None
@@ -109,8 +112,89 @@ class TuneAdaptiveConfig:
     batch_size: int = 16
     num_threads: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     output: str | None = None
+
+
+@dataclass
+class AskConfig:
+    """Root of `python -m lookright.ask`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    images: Any = MISSING
+    question: str | None = None
+    target: int | None = None
+    decode: Any = MISSING
+    num_answers: int = 1
+    format: str = "text"
+    ratio_layer: int | None = None
+    ratio_rows: str = "response"
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    heat_side: int = 480
+    output: str | None = None
+
+
+@dataclass
+class ExportConfig:
+    """Root of `python -m lookright.export`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    merge: bool = True
+    layout: str | None = None
+    dtype: str | None = None
+    shard_gb: float = 5.0
+    verify: bool = True
+    base: str | None = None
+    license: str | None = None
+    num_threads: int | None = None
+    device: str = "auto"
+    output: str = MISSING
+
+
+@dataclass
+class LimitsConfig:
+    """What one request of `lookright.serve` may hold and take; see `serve.settings.Limits`."""
+
+    pictures: int = 16
+    bytes: int = 2**24
+    pixels: int = 2**25
+    body: int = 2**26
+    tokens: int = 1024
+    answers: int = 8
+    waiting: int = 256
+    seconds: float = 120.0
+
+
+@dataclass
+class ServeConfig:
+    """Root of `python -m lookright.serve`."""
+
+    backbone: Any = None
+    run: str | None = None
+    adapter: str | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
+    decode: Any = MISSING
+    prompt_style: str = "auto"
+    ratio: bool = True
+    ratio_layer: int | None = None
+    ratio_rows: str = "response"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    allowed_hosts: list[str] = field(default_factory=list)
+    batch_size: int = 16
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    num_threads: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
 
 
 def _first(*values: Any) -> Any:
@@ -126,6 +210,9 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="infer_schema", node=InferConfig)
     store.store(name="tune_adaptive_schema", node=TuneAdaptiveConfig)
+    store.store(name="ask_schema", node=AskConfig)
+    store.store(name="export_schema", node=ExportConfig)
+    store.store(name="serve_schema", node=ServeConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver(
         "sample", lambda name: str(Path(__file__).parents[1] / "records" / "sample" / name), replace=True

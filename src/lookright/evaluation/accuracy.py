@@ -1,20 +1,61 @@
 """How many answers are right, by format and number of images, and what picking a shown image at random gets right."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lookright.answering.answerer import ScoredAnswer
 from lookright.common.answers import same_answer
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE, format_order
-from lookright.evaluation.groups import Entry, Line, Shares, format_of, is_right, percent, several
-from lookright.evaluation.intervals import RunningMean, wilson
+from lookright.evaluation.groups import Entry, Line, format_of, is_right, percent, several
+from lookright.evaluation.intervals import Estimate, RunningMean, mean_of_proportions, wilson
 from lookright.evaluation.metric import Beside, Breakdown, Column, Measure, Metric, share_figures
+from lookright.evaluation.rules import DEFAULT_RULE, Rules
 from lookright.types import Prompt
 
 
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Answers of one cell: how many are right, the mean of their scores, and by which rules."""
+
+    right: int = 0
+    score: RunningMean = field(default_factory=RunningMean)
+    in_part: bool = False
+    """Whether some answer has a score between 0 and 1."""
+    rules: Counter[str] = field(default_factory=Counter)
+    num_unparsed: int = 0
+
+    def add(self, line: Line) -> None:
+        """Take one line in; one of an earlier version has no rule, which then was `contained`."""
+        score = float(line.get("score", line["correct"]))
+        self.right += bool(line["correct"])
+        self.score.add(score)
+        self.in_part |= score not in (0.0, 1.0)
+        self.rules[line.get("rule", DEFAULT_RULE)] += 1
+        self.num_unparsed += bool(line.get("unparsed"))
+
+    def estimate(self) -> Estimate:
+        """Share of 1 with Wilson's interval; a mean of scores with the normal one, inside [0, 1]."""
+        if not self.in_part:
+            return wilson(round(self.score.mean * self.score.count), self.score.count)
+        mean = self.score.estimate()
+        return Estimate(value=mean.value, low=max(0.0, mean.low), high=min(1.0, mean.high), count=mean.count)
+
+
+def _entry(tallies: Sequence[Tally], estimate: Estimate) -> Entry:
+    rules = sum((tally.rules for tally in tallies), Counter[str]())
+    unparsed = (
+        {"num_unparsed": sum(tally.num_unparsed for tally in tallies)} if {"choice", "judge"} & rules.keys() else {}
+    )
+    return percent(estimate) | {"rule": ", ".join(sorted(rules))} | unparsed
+
+
 class Accuracy(Metric):
-    """Share of right answers (`matching.is_correct`), in percent with 95 % intervals.
+    """Share of right answers, or mean score where a rule gives parts, in percent with 95 % intervals.
+
+    `rule` is the rule of matching (`rules.RULES`), `rules` others by the name of a file or a source. Each entry names
+    its own, and counts what `choice` could not parse.
 
     - `accuracy`: one entry per format present, `single_image` among them, and `multi_image`, the unweighted mean of
       the multi-image formats present, whose interval `mean_of_proportions` derives;
@@ -22,11 +63,11 @@ class Accuracy(Metric):
     """
 
     title = "Accuracy"
-    lead = (
-        "With 95 % intervals. The multi-image mean weighs the formats alike, whatever their number of questions. "
-        "Chance is the accuracy of giving the answer of a shown image picked at random."
+    columns = (
+        Column(key="accuracy", title="Accuracy, %", chart="Accuracy", highest=100.0),
+        Column(key="accuracy", field="rule", title="Rule"),
+        Column(key="accuracy", field="num_unparsed", title="Unparsed", digits=0),
     )
-    columns = (Column(key="accuracy", title="Accuracy, %", chart="Accuracy", highest=100.0),)
     measures = (
         Measure(
             key="accuracy",
@@ -35,31 +76,54 @@ class Accuracy(Metric):
             told=is_right,
             highest=100.0,
         ),
+        Measure(
+            key="score",
+            title="Score",
+            short="score",
+            told=lambda line: line.get("score"),
+            share=False,
+            digits=2,
+        ),
     )
 
-    def __init__(self) -> None:
-        self._by_format = Shares()
-        self._right: Counter[tuple[str, int]] = Counter()
-        self._asked: Counter[tuple[str, int]] = Counter()
+    def __init__(self, rule: str = DEFAULT_RULE, rules: Mapping[str, str] | None = None) -> None:
+        self.rules = Rules(rule, rules)
+        self.lead = (
+            f"With 95 % intervals. {self.rules.describe()} The multi-image mean weighs the formats alike, whatever "
+            "their number of questions. Chance is the accuracy of giving the answer of a shown image picked at random."
+        )
+        self._by_format: dict[str, Tally] = defaultdict(Tally)
+        self._by_count: dict[int, Tally] = defaultdict(Tally)
+        self._by_both: dict[tuple[str, int], Tally] = defaultdict(Tally)
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """See `Metric.check`."""
+        assert self.rules is not None
+        self.rules.check(prompts)
 
     def add(self, line: Line) -> None:
         """See `Metric.add`."""
-        cell = (format_of(line), line["num_images"])
-        self._by_format.add(cell[0], line["correct"])
-        self._asked[cell] += 1
-        self._right[cell] += bool(line["correct"])
+        name, count = format_of(line), line["num_images"]
+        for tally in (self._by_format[name], self._by_count[count], self._by_both[name, count]):
+            tally.add(line)
 
     def result(self) -> dict[str, Any]:
         """See `Metric.result`."""
-        counts = sorted({count for _, count in self._asked})
-        formats = sorted({name for name, _ in self._asked}, key=format_order)
+        formats = sorted(self._by_format, key=format_order)
+        accuracy = {name: self._share(self._by_format[name]) for name in formats}
+        if several(formats):
+            tallies = [self._by_format[name] for name in several(formats)]
+            accuracy[MULTI_IMAGE] = _entry(tallies, mean_of_proportions([one.estimate() for one in tallies]))
+        counts = sorted(self._by_count)
         return {
-            "accuracy": self._by_format.result(),
-            "accuracy_by_num_images": {
-                str(count): self._share([cell for cell in self._asked if cell[1] == count]) for count in counts
-            },
+            "accuracy": accuracy,
+            "accuracy_by_num_images": {str(count): self._share(self._by_count[count]) for count in counts},
             "accuracy_by_format_and_num_images": {
-                name: {str(count): self._share([(name, count)]) for count in counts if (name, count) in self._asked}
+                name: {
+                    str(count): self._share(self._by_both[name, count])
+                    for count in counts
+                    if (name, count) in self._by_both
+                }
                 for name in formats
             },
         }
@@ -79,8 +143,8 @@ class Accuracy(Metric):
         rows = {name: [cells.get(str(count)) for count in counts] for name, cells in shown.items()}
         return [Breakdown(title="Accuracy by number of images, %", head=head, rows=rows)]
 
-    def _share(self, cells: Sequence[tuple[str, int]]) -> Entry:
-        return percent(wilson(sum(self._right[cell] for cell in cells), sum(self._asked[cell] for cell in cells)))
+    def _share(self, tally: Tally) -> Entry:
+        return _entry([tally], tally.estimate())
 
 
 class ChanceLevel:

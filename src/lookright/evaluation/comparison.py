@@ -13,8 +13,17 @@ from lookright.errors import ConfigError
 from lookright.evaluation.groups import Line, format_of
 from lookright.evaluation.intervals import Estimate, RunningMean, mean_of_proportions, wilson
 from lookright.evaluation.metric import Measure, Metric, Metrics
-from lookright.evaluation.paired import Change, mcnemar, paired_difference
+from lookright.evaluation.paired import (
+    Bootstrap,
+    Change,
+    bootstrap_difference,
+    design_effect,
+    mcnemar,
+    paired_difference,
+    questions_for_a_point,
+)
 from lookright.evaluation.predictions import metrics_of_run, read_predictions
+from lookright.evaluation.rules import DEFAULT_RULE
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -84,12 +93,17 @@ class Difference:
 
     `gained` questions have it in this run alone, `lost` in the other alone; `points` is the paired difference of the
     shares in percentage points, `p_value` McNemar's exact one (over all questions, also in the mean of formats).
+    `bootstrap` has the same points with the interval of a bootstrap over pictures, where one was asked for;
+    `questions_for_a_point` says how many such questions it takes to see a difference of one point, None where all are
+    answered alike.
     """
 
     gained: int
     lost: int
     p_value: float
     points: Estimate
+    bootstrap: Estimate | None = None
+    questions_for_a_point: int | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -158,8 +172,12 @@ class Comparison:
         }
 
 
-def compare_runs(runs: Mapping[str, str | Path], against: str | None = None) -> Comparison:
+def compare_runs(
+    runs: Mapping[str, str | Path], against: str | None = None, bootstrap: Bootstrap | None = None
+) -> Comparison:
     """Compare folders of infer.py, by name, with the run `against` (None: the first).
+
+    Differences have a bootstrap interval too where `bootstrap` says how.
 
     Raises ConfigError for fewer than two runs, a folder without predictions, an unknown name, and runs that did not
     answer the same questions.
@@ -175,7 +193,7 @@ def compare_runs(runs: Mapping[str, str | Path], against: str | None = None) -> 
     aligned = {name: [lines[name][question] for question in order] for name in names}
     sources = sorted({line["source"] for line in aligned[against] if line.get("source")})
     metrics = _metrics([runs[name] for name in (against, *names)])
-    compared = _Compared(metrics=metrics, against=against)
+    compared = _Compared(metrics=metrics, against=against, bootstrap=bootstrap)
     return Comparison(
         against=against,
         runs=names,
@@ -210,6 +228,13 @@ def _check_same(one: Mapping[str, Line], other: Mapping[str, Line], one_name: st
             f"runs {one_name} and {other_name} have another ground truth or format for question {changed}; "
             "run infer.py with the same data for both"
         )
+    rules = [{key: line.get("rule", DEFAULT_RULE) for key, line in lines.items()} for lines in (one, other)]
+    judged = next((key for key in one if rules[0][key] != rules[1][key]), None)
+    if judged is not None:
+        raise ConfigError(
+            f"runs {one_name} and {other_name} matched question {judged} by the rules {rules[0][judged]} and "
+            f"{rules[1][judged]}; run infer.py with the same metrics.accuracy for both"
+        )
 
 
 def _picked(lines: Mapping[str, Sequence[Line]], against: str, wanted: Callable[[Line], bool]) -> dict[str, list[Line]]:
@@ -224,6 +249,7 @@ class _Compared:
 
     metrics: Metrics
     against: str
+    bootstrap: Bootstrap | None = None
 
     def groups(self, lines: Mapping[str, Sequence[Line]]) -> dict[str, Group]:
         """Every format, and the mean of those with several images."""
@@ -262,7 +288,9 @@ class _Compared:
     def _differences(self, lines: Mapping[str, Sequence[Line]], measure: Measure) -> dict[str, Difference]:
         """Of the questions that both runs tell; a run that tells none is left out."""
         found = {
-            name: _if_told(lines[self.against], own, measure) for name, own in lines.items() if name != self.against
+            name: _if_told(lines[self.against], own, measure, self.bootstrap)
+            for name, own in lines.items()
+            if name != self.against
         }
         return {name: one for name, one in found.items() if one is not None}
 
@@ -287,7 +315,9 @@ def _mean(lines: Sequence[Line], told: Sequence[bool | float | None]) -> Estimat
     return mean.estimate() if mean.count else None
 
 
-def _if_told(before: Sequence[Line], after: Sequence[Line], measure: Measure) -> Difference | None:
+def _if_told(
+    before: Sequence[Line], after: Sequence[Line], measure: Measure, bootstrap: Bootstrap | None
+) -> Difference | None:
     told = [
         (one, other)
         for one, other in zip(before, after, strict=True)
@@ -295,10 +325,17 @@ def _if_told(before: Sequence[Line], after: Sequence[Line], measure: Measure) ->
     ]
     if not told:
         return None
-    return difference([one for one, _ in told], [other for _, other in told], lambda line: bool(measure.told(line)))
+    return difference(
+        [one for one, _ in told], [other for _, other in told], lambda line: bool(measure.told(line)), bootstrap
+    )
 
 
-def difference(before: Sequence[Line], after: Sequence[Line], told: Callable[[Line], bool]) -> Difference:
+def difference(
+    before: Sequence[Line],
+    after: Sequence[Line],
+    told: Callable[[Line], bool],
+    bootstrap: Bootstrap | None = None,
+) -> Difference:
     """Return what `told` says of two runs' lines of the same questions, in one order."""
     pairs = [(told(one), told(other)) for one, other in zip(before, after, strict=True)]
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
@@ -307,7 +344,14 @@ def difference(before: Sequence[Line], after: Sequence[Line], told: Callable[[Li
         for line, (one, other) in zip(before, pairs, strict=True)
     ]
     return Difference(
-        gained=gained, lost=lost, p_value=mcnemar(gained, lost), points=_percent(paired_difference(changes))
+        gained=gained,
+        lost=lost,
+        p_value=mcnemar(gained, lost),
+        points=_percent(paired_difference(changes)),
+        bootstrap=None if bootstrap is None else _percent(bootstrap_difference(changes, bootstrap)),
+        questions_for_a_point=questions_for_a_point((gained + lost) / len(pairs), design_effect(changes))
+        if gained + lost
+        else None,
     )
 
 

@@ -27,6 +27,7 @@ from lookright.composing.companions import companion_answers
 from lookright.evaluation.groups import Line, format_of, groups_of, percent
 from lookright.evaluation.intervals import wilson
 from lookright.evaluation.metric import Breakdown, Measure, Metric
+from lookright.evaluation.rules import in_words, truths_of
 
 ErrorKind = Literal["sequence_confusion", "element_interference", "other"]
 YES_OR_NO = (["yes"], ["no"])
@@ -86,7 +87,9 @@ class ErrorKinds(Metric):
             key="other_image",
             title="Answers that another shown image has",
             short="another image's",
-            told=lambda line: line["error_kind"] == "sequence_confusion" if "error_kind" in line else None,
+            told=lambda line: (
+                not line["correct"] and line["error_kind"] == "sequence_confusion" if "error_kind" in line else None
+            ),
             good=-1,
             of_errors=True,
             several=True,
@@ -107,9 +110,14 @@ class ErrorKinds(Metric):
         self._wrong_kind: Counter[str] = Counter()
 
     def line(self, item: ScoredAnswer) -> dict[str, Any]:
-        """See `Metric.line`; None where the answer is right, or not to be judged."""
-        text, truth, others = item.answer.text, item.prompt.ground_truth, companion_answers(item.prompt)
-        return {"error_kind": None if is_correct(text, truth, others) else error_kind(text, truth, others)}
+        """See `Metric.line`; None where the answer is right, or not to be judged. Letters of options count as words."""
+        prompt = item.prompt
+        others = [in_words(answer, prompt) for answer in companion_answers(prompt)]
+        text, truth = in_words(item.answer.text, prompt), in_words(prompt.ground_truth, prompt)
+        right = item.correct
+        if right is None:
+            right = any(is_correct(text, in_words(one, prompt), others) for one in truths_of(prompt))
+        return {"error_kind": None if right else error_kind(text, truth, others)}
 
     def add(self, line: Line) -> None:
         """See `Metric.add`."""

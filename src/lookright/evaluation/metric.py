@@ -6,13 +6,18 @@ count something of their own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lookright.answering.answerer import ScoredAnswer
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE, format_title
+from lookright.errors import ConfigError
 from lookright.evaluation.groups import Line, Means, Shares, format_of
+from lookright.evaluation.rules import Rules
+from lookright.records.pictures import Pictures
+from lookright.types import Prompt
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -37,12 +42,15 @@ class Breakdown:
     """A table of its own on the page of an evaluation.
 
     `rows` are by group, or by what `label` calls them; a cell is an entry of metrics.json, a count, a text, or None.
+    `curve` has points of [0, 1] that are drawn beside the diagonal, `axes` what lies along x, and the chart's title.
     """
 
     title: str
     lead: str = ""
     head: list[str]
     rows: dict[str, list[Any]]
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    axes: tuple[str, str] = ("", "")
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -90,15 +98,27 @@ class Metric(ABC):
     """
 
     title: ClassVar[str] = ""
-    lead: ClassVar[str] = ""
+    lead: str = ""
+    judges: ClassVar[bool] = False
+    """Whether it says what the rule `judge` needs."""
+    rules: Rules | None = None
+    """By which answers are right, of the metric that says it."""
     columns: tuple[Column, ...] = ()
     measures: tuple[Measure, ...] = ()
     besides: tuple[Beside, ...] = ()
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raise ConfigError for what cannot be told of these questions, before any weights load."""
+        del prompts
 
     def line(self, item: ScoredAnswer) -> dict[str, Any]:
         """Return fields for the line of one answer; nothing unless overridden."""
         del item
         return {}
+
+    def finish(self, folder: Path, answered: Iterable[tuple[Pictures, Prompt, Line]]) -> None:
+        """Do what takes all answers, which are in `folder`, before lines are added; nothing unless overridden."""
+        del folder, answered
 
     @abstractmethod
     def add(self, line: Line) -> None:
@@ -196,6 +216,23 @@ class Metrics:
     """All metrics of a run by name; memory does not grow with the number of lines."""
 
     parts: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> Rules:
+        """By which answers are right; the default ones where no metric says so."""
+        return next((part.rules for part in self.parts.values() if part.rules is not None), Rules())
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """See `Metric.check`; raises ConfigError for the rule `judge` without a judge."""
+        if "judge" in self.rules.names and not any(part.judges for part in self.parts.values()):
+            raise ConfigError("the rule judge needs one; set metrics=[default,judge] and metrics.judge.url and model")
+        for part in self.parts.values():
+            part.check(prompts)
+
+    def finish(self, folder: Path, answered: Sequence[tuple[Pictures, Prompt, Line]]) -> None:
+        """See `Metric.finish`."""
+        for part in self.parts.values():
+            part.finish(folder, answered)
 
     def line(self, item: ScoredAnswer) -> dict[str, Any]:
         """Return the fields that all of them add to an answer's line."""

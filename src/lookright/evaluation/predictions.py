@@ -8,12 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import ScoredAnswer
 from lookright.common.jsonl import Kinds, check_id, check_kinds, read_lines
-from lookright.common.matching import is_correct
-from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.folders import CONFIG_FOLDER
+from lookright.config.runs import CONFIG_FILE, read_config
 from lookright.errors import ConfigError, RecordError
 from lookright.evaluation.groups import Line
+from lookright.evaluation.judge import with_judgements
 from lookright.evaluation.metric import Metric, Metrics
 
 NEEDED: Kinds = {
@@ -22,7 +22,7 @@ NEEDED: Kinds = {
     "num_images": int,
     "ground_truth": str,
     "prediction": str,
-    "correct": bool,
+    "correct": (bool, NoneType),
 }
 KNOWN: Kinds = dict.fromkeys(
     ("attention_ratio", "even_ratio", "scaled_ratio", "confidence", "factor", "chance"), (float, NoneType)
@@ -36,6 +36,8 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
     Raises ConfigError for a metric that writes a field which another has, or which is no metric's.
     """
     prompt, answer = item.prompt, item.answer
+    verdict = metrics.rules.verdict(answer.text, prompt)
+    item.correct = verdict.correct
     known = {
         "id": prompt.id,
         "format": prompt.format,
@@ -44,7 +46,7 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
         "source_picture": prompt.provenance.get("source_picture"),
         "ground_truth": prompt.ground_truth,
         "prediction": answer.text,
-        "correct": is_correct(answer.text, prompt.ground_truth, companion_answers(prompt)),
+        **verdict.line(),
         "attention_ratio": item.attention_ratio,
         "even_ratio": item.even_ratio,
         "scaled_ratio": item.scaled_ratio,
@@ -60,20 +62,25 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
     return known
 
 
-def read_predictions(folder: str | Path) -> dict[str, Line]:
-    """Return the lines of a run of infer.py by id. Raises ConfigError where there is none.
+def read_predictions(folder: str | Path, judged: bool = True) -> dict[str, Line]:
+    """Return the lines of a run of infer.py by id, with what a judge said of them.
 
-    Raises RecordError naming file and line of one that is damaged.
+    Raises ConfigError where there is none, and, where they are to be `judged`, for one that waits for its judge;
+    RecordError naming file and line of one that is damaged.
     """
     path = Path(folder) / "predictions.jsonl"
-    lines: dict[str, Line] = {}
+    lines: dict[str, dict[str, Any]] = {}
     for line in read_lines(path, _check_prediction) if path.is_file() else ():
         if line["id"] in lines:
             raise RecordError("duplicate_id", f"{path}: the id {line['id']} comes twice; run infer.py again")
         lines[line["id"]] = _with_today_names(line)
     if not lines:
         raise ConfigError(f"{folder} holds no predictions.jsonl with an answer; name the output of an infer.py run")
-    return lines
+    with_judgements(Path(folder), lines)
+    waiting = next((key for key, line in lines.items() if line["correct"] is None), None)
+    if judged and waiting is not None:
+        raise ConfigError(f"{folder}: question {waiting} waits for its judge; run infer.py again with the same output")
+    return dict(lines)
 
 
 def build_metrics(problems: Problems) -> Metrics:
@@ -99,9 +106,8 @@ def default_metrics() -> Metrics:
 
 def metrics_of_run(folder: str | Path) -> Metrics:
     """Return the metrics of a run of infer.py, fresh; the default ones where it does not say which."""
-    path = Path(folder) / "config.yaml"
-    saved: Any = OmegaConf.load(path) if path.is_file() else {}
-    nodes = saved.get("metrics")
+    saved = read_config(folder, "run") if (Path(folder) / CONFIG_FILE).is_file() else None
+    nodes = None if saved is None else saved.get("metrics")
     return default_metrics() if nodes is None else _metrics_of(nodes)
 
 
@@ -118,7 +124,7 @@ def _check_prediction(line: Any) -> None:
     check_kinds(_with_today_names(line), NEEDED, KNOWN)
 
 
-def _with_today_names(line: dict[str, Any]) -> Line:
+def _with_today_names(line: dict[str, Any]) -> dict[str, Any]:
     """A line of an earlier version called the ground truth `answer`."""
     if "ground_truth" not in line and "answer" in line:
         line["ground_truth"] = line.pop("answer")

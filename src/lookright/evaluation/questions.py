@@ -3,6 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from lookright.backbones.base import Backbone
 from lookright.common.path_map import PathMap
@@ -55,7 +57,8 @@ class Questions:
             for prompt in loaded.records[: self.limit]:
                 try:
                     row_length(backbone, prompt, loaded.pictures)
-                    prompts.append(prompt)
+                    # rules of matching go by it
+                    prompts.append(replace(prompt, provenance=prompt.provenance | {"data_file": Path(path).name}))
                 except RecordError as error:
                     bad.add(f"{path}: record {prompt.id}", error)
             bad.finish(len(loaded.records))
@@ -63,10 +66,19 @@ class Questions:
             self._groups.append((loaded.pictures, prompts))
         self.path_map.check_used()
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All questions in order."""
+        return [prompt for _, prompts in self.groups() for prompt in prompts]
+
     def groups(self) -> Iterator[tuple[Pictures, list[Prompt]]]:
         """For each file what opens its pictures, and its questions."""
         for pictures, prompts in self._groups:
             yield pictures, [prompt for prompt in prompts if prompt.id not in self._left_out]
+
+    def places(self) -> Iterator[tuple[Prompt, Pictures]]:
+        """Every question with what opens its pictures."""
+        return ((prompt, pictures) for pictures, prompts in self.groups() for prompt in prompts)
 
     def leave_out(self, prompt: Prompt, error: RecordError) -> None:
         """Count a question whose picture broke after the check as one that is not asked, or see `tell`."""

@@ -4,13 +4,28 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 from lookright.errors import LookRightError
 from lookright.launching import slurm
-from lookright.launching.jobs import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Launch, Status, is_gone, shown
+from lookright.launching.jobs import (
+    ENDED,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Launch,
+    Status,
+    is_gone,
+    launches,
+    shown,
+)
 
 PATIENCE = 3
 """Looks at a job that is gone without a word, before it counts as lost: its files may come late over a network."""
@@ -31,7 +46,11 @@ LIVE = (
 
 
 class JobsFailed(LookRightError):
-    """Some jobs of a sweep failed; the message names each."""
+    """Some jobs of a sweep failed; the message names each. `jobs` are their numbers and what is known of why."""
+
+    def __init__(self, message: str, jobs: dict[int, str]) -> None:
+        super().__init__(message)
+        self.jobs = jobs
 
 
 @dataclass(slots=True, frozen=True)
@@ -113,7 +132,17 @@ def follow(launch: Launch, poll: float, stream: TextIO | None = None, over: Call
     screen.close(views)
     failed = failures(launch, views)
     if failed:
-        raise JobsFailed("\n".join(failed))
+        unfinished = {num: view.detail or view.state for num, view in views.items() if view.state != FINISHED}
+        raise JobsFailed("\n".join(failed), unfinished)
+
+
+def follow_out(sweep: Path, numbers: Collection[int], poll: float = 5) -> None:
+    """Follow what launchers that are gone left behind of jobs, by their numbers, until nothing of it goes on."""
+    for folder in launches(sweep):
+        launch = Launch.load(folder)
+        if any(job.num in numbers for job in launch.jobs):
+            with suppress(JobsFailed):
+                follow(launch, poll, over=partial(is_gone, launch.host, launch.pid))
 
 
 def _open(views: dict[int, View]) -> bool:

@@ -168,6 +168,14 @@ def went_before(folder: str | Path) -> bool:
     return mine is not None and Path(mine) == Path(folder).absolute()
 
 
+def objective_in(folder: Path) -> float | None:
+    """What a finished run was told to optimise; None where there is no run, or it has none."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    value: float | None = summary.get("objective", {}).get("value")
+    return value
+
+
 def shown(overrides: Iterable[str]) -> str:
     """A job's swept keys for a table."""
     return " ".join(overrides) or "-"

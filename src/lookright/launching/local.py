@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Mapping
 
-import torch
-
 from lookright.errors import ConfigError
 from lookright.launching.jobs import FAILED, Job, Launch, Status
 
@@ -21,7 +19,8 @@ class LocalPool:
     def __init__(self, launch: Launch, parallel: int) -> None:
         self.launch = launch
         self.parallel = parallel
-        self._free = visible_gpus()
+        # not asked for jobs that need none: the answer takes an import of torch
+        self._free = visible_gpus() if any(job.resources.gpus_per_node for job in launch.jobs) else []
         self._waiting = list(launch.jobs)
         self._running: dict[int, tuple[subprocess.Popen[bytes], Job, list[str]]] = {}
         self._stopping = threading.Event()
@@ -90,6 +89,8 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
+    import torch
+
     return [str(number) for number in range(torch.cuda.device_count())]
 
 

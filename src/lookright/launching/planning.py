@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lookright.config.check import check_config
 from lookright.config.entry import is_shard, sweep_output
+from lookright.config.runs import read_config, repeated_config
+from lookright.config.swept import key_of, swept_keys
 from lookright.errors import ConfigError
 from lookright.launching.jobs import Job, same_in_all
 from lookright.launching.resources import resources_of
@@ -30,10 +32,12 @@ class Planner:
 
     def jobs(self, sweep: Sequence[Sequence[str]], first_num: int, offers_gpus: Callable[[], bool]) -> list[Job]:
         """A job for each list of overrides. Raises ConfigError with the problems of all."""
-        common = same_in_all(sweep)
+        common, searched = same_in_all(sweep), self._swept_keys()
         jobs, problems = [], []
         for num, overrides in enumerate(sweep, start=first_num):
             swept = [item for item in overrides if item not in common]
+            # a search may have one job a launch, or two that drew the same value
+            swept = [item for item in overrides if key_of(item) in searched] if searched else swept
             try:
                 jobs.append(self._job(num, list(overrides), swept, offers_gpus))
             except ConfigError as error:
@@ -43,6 +47,11 @@ class Planner:
             raise ConfigError("\n".join(problems))
         return jobs
 
+    def _swept_keys(self) -> set[str]:
+        """Keys that the whole sweep gives several values."""
+        params = self.config.hydra.sweeper.get("params") or {}
+        return swept_keys(self.config.hydra.overrides.task) | {key.lstrip("+") for key in params}
+
     def _job(self, num: int, overrides: list[str], swept: list[str], offers_gpus: Callable[[], bool]) -> Job:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
@@ -50,10 +59,12 @@ class Planner:
             config.hydra.job.id = str(num)
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         resumed = task.get("resume") if isinstance(task.get("resume"), str) else None
+        if task.get("repeat") is not None and resumed is None:
+            task = repeated_config(task, overrides)
         if resumed is None:
             check_config(task)
         folder = Path(sweep_output(task, config.hydra)).absolute()
-        resources = resources_of(_saved(resumed) if resumed else task, self.gpus_per_node, offers_gpus)
+        resources = resources_of(read_config(resumed, "resume") if resumed else task, self.gpus_per_node, offers_gpus)
         own = [item for item in overrides if not OUTPUT.match(item)]
         if resumed is None:
             own.append(f"output={quoted(str(folder))}")
@@ -69,16 +80,6 @@ class Planner:
             resources=resources,
             shared=is_shard(task),
         )
-
-
-def _saved(resumed: str) -> DictConfig:
-    """The config that a resumed run takes. Raises ConfigError for a folder without one."""
-    path = Path(resumed) / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"resume={resumed} holds no config.yaml; set resume to the folder of a run")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return config
 
 
 def collisions(jobs: Sequence[Job]) -> list[str]:

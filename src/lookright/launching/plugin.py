@@ -4,7 +4,6 @@
 only a launch needs is imported then.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -22,10 +21,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.config.folders import CONFIG_FOLDER
-from lookright.errors import ConfigError
+from lookright.errors import ConfigError, LookRightError
 from lookright.launching import slurm
-from lookright.launching.follow import follow
-from lookright.launching.jobs import EXIT_STOPPED, Job, Launch, new_folder
+from lookright.launching.follow import JobsFailed, follow
+from lookright.launching.jobs import EXIT_STOPPED, Job, Launch, new_folder, objective_in
 
 
 class JobsLauncher(Launcher):
@@ -42,12 +41,19 @@ class JobsLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs; returns their objectives.
 
-        Raises ConfigError before any, and JobsFailed naming every failure after all.
+        Raises ConfigError before any, and JobsFailed naming every failure after all; a sweeper that searches is told
+        of a failure job by job, and goes on.
         """
         setup_globals()
         launch = self._prepare(job_overrides, initial_job_idx)
-        self.run(launch)
-        return [_done(job) for job in launch.jobs]
+        failed: dict[int, str] = {}
+        try:
+            self.run(launch)
+        except JobsFailed as error:
+            if self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
+                raise
+            failed = error.jobs
+        return [_done(job, failed.get(job.num)) for job in launch.jobs]
 
     @abstractmethod
     def offers_gpus(self) -> bool:
@@ -204,10 +210,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _done(job: Job) -> JobReturn:
+def _done(job: Job, error: str | None) -> JobReturn:
     """What a sweeper is told of a job: the objective that it wrote to `summary.json`, None where it has none."""
-    result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    path = Path(job.folder) / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    result.return_value = summary.get("objective", {}).get("value")
-    return result
+    if error is not None:
+        failed = JobReturn(overrides=job.overrides, status=JobStatus.FAILED)
+        failed.return_value = LookRightError(error.strip())
+        return failed
+    done = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    done.return_value = objective_in(Path(job.folder))
+    return done

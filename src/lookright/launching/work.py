@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+from lookright.config.swept import Place
 from lookright.launching.jobs import EXIT_STOPPED, Launch, write
 
 
@@ -39,6 +40,7 @@ def _enter(launch: Launch, num: int) -> None:
         sys.path.insert(0, launch.path)
         # processes that this one starts look there too
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [launch.path, os.environ.get("PYTHONPATH")]))
+    Place(folder=str(launch.folder.parents[1]), overrides=launch.job(num).swept).tell()
     sys.argv = [launch.module, *launch.flags, *launch.job(num).overrides]
 
 

@@ -1,6 +1,6 @@
 """A batch is one padding-free row: prompts with their responses, pictures once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -170,10 +170,19 @@ def _scored(examples: Sequence[Example]) -> ScoredTokens:
 
 def move(value: Any, device: torch.device) -> Any:
     """A batch, or anything inside one, with every tensor on `device`."""
+    return _mapped(value, lambda tensor: tensor.to(device))
+
+
+def pinned(value: Any) -> Any:
+    """A batch, or anything inside one, with every tensor in pinned memory."""
+    return _mapped(value, Tensor.pin_memory)
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, list):
-        return [move(item, device) for item in value]
+        return [_mapped(item, change) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{entry.name: move(getattr(value, entry.name), device) for entry in fields(value)})
+        return replace(value, **{entry.name: _mapped(getattr(value, entry.name), change) for entry in fields(value)})
     return value

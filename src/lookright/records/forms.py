@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic
 
 from lookright.common.path_map import PathMap
@@ -12,7 +12,14 @@ from lookright.errors import ConfigError, RecordError
 from lookright.records.geometry import INFERRED, Geometry, infer_geometry
 from lookright.records.messages import is_messages, plain_prompt
 from lookright.records.pictures import CheckedPictures, HeldCells, check_path, embedded, picture_cells, picture_name
-from lookright.records.records import Record, RecordType, preference_from_dict, prompt_from_dict
+from lookright.records.records import (
+    Record,
+    RecordType,
+    preference_from_dict,
+    prompt_from_dict,
+    to_dict,
+    with_one_truth,
+)
 from lookright.records.turns import num_turns, turn_texts
 from lookright.types import IMAGE_PLACEHOLDER, Preference, Prompt
 
@@ -91,7 +98,7 @@ class OwnPrompt(Form[Prompt]):
     """`instructions.jsonl` of this package; an unknown key is an error."""
 
     title = "prompts of this package"
-    keys = "id, images, prompt, ground_truth, format, target, regions, with or without provenance"
+    keys = "id, images, prompt, ground_truth, format, target, regions, with or without options and provenance"
     may_repeat_ids = False
 
     def matches(self, data: dict[str, Any]) -> bool:
@@ -131,10 +138,10 @@ class PublishedPreference(Form[Preference]):
 
 
 class PublishedPrompt(Form[Prompt]):
-    """Test questions of AA-DPO; further keys, as `image_url`, are not read."""
+    """Test questions of AA-DPO, several ground truths and options too; further keys, as `image_url`, are not read."""
 
     title = "test questions of AA-DPO"
-    keys = "id, image (a path or a list of them), prompt, answer or ground_truth"
+    keys = "id, image (a path or a list of them), prompt, answer or ground_truth, with or without options"
 
     def matches(self, data: dict[str, Any]) -> bool:
         """See `Form.matches`."""
@@ -144,10 +151,13 @@ class PublishedPrompt(Form[Prompt]):
     def read(self, row: Row) -> Prompt:
         """See `Form.read`."""
         truth = "ground_truth" if "ground_truth" in row.data else "answer"
-        texts = [row.data[key] for key in ("prompt", truth)]
+        known = with_one_truth({"ground_truth": row.data[truth], "options": row.data.get("options")})
+        texts = [row.data["prompt"], known["ground_truth"]]
         if not all(isinstance(text, str) for text in texts):
             raise RecordError("malformed", f"prompt and {truth} are texts")
-        return _prompt(row, *texts)
+        prompt = _prompt(row, *texts)
+        prompt = replace(prompt, provenance=prompt.provenance | known.get("provenance", {}))
+        return _with_own_columns(prompt, row.data)
 
 
 class LlavaPrompt(Form[Prompt]):
@@ -267,6 +277,18 @@ def _prompt(row: Row, text: str, ground_truth: str) -> Prompt:
         regions=known["regions"],
         provenance=provenance,
     )
+
+
+def _with_own_columns(prompt: Prompt, data: dict[str, Any]) -> Prompt:
+    """A prompt with what a table of our own records has beside the text: geometry, and the images' answers."""
+    own = {key: data[key] for key in ("format", "target", "regions") if data.get(key) is not None}
+    given = data.get("provenance")
+    # a column of a table has None where a row says nothing
+    told = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
+    kept = prompt.provenance
+    if "regions" in own:
+        kept = {key: value for key, value in kept.items() if key not in INFERRED}
+    return prompt_from_dict(to_dict(prompt) | own | {"provenance": kept | told}) if own or told else prompt
 
 
 def _fields(geometry: Geometry | None) -> dict[str, Any]:

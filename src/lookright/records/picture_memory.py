@@ -10,19 +10,12 @@ from pathlib import Path
 
 import PIL
 
+from lookright.common.cache import cache_folder
 from lookright.types import Size
 
 VERSION = 1
 """Of the rule by which pictures are taken (`lookright.common.pictures`): another rule, another memory."""
 _LINE = re.compile(rb"([0-9a-f]{32}) (\d+) (\d+) ([0-9a-f]{8})")
-
-
-def cache_folder() -> Path | None:
-    """`LOOKRIGHT_CACHE`, else `lookright` in `XDG_CACHE_HOME` or `~/.cache`; None where the first is set empty."""
-    own = os.environ.get("LOOKRIGHT_CACHE")
-    if own is not None:
-        return Path(own) if own else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookright"
 
 
 def file_key(path: Path) -> str:

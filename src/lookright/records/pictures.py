@@ -69,6 +69,12 @@ class CheckedPictures:
                 self._sizes[name] = self._checked(name, self.encoded(name))
         return self._sizes[name]
 
+    def file_size(self, name: str) -> int:
+        """Bytes of a picture's file, 0 for one in the row of a table. Raises RecordError as `open` does."""
+        with self._readable(name):
+            data = self.encoded(name)
+            return data.stat().st_size if isinstance(data, Path) else 0
+
     def measured(self, name: str, names: Sequence[str], measure: Callable[[Image.Image], list[Size]]) -> list[Size]:
         """Sizes that are read off a picture's pixels, one for each of `names`; remembered as its own size is.
 

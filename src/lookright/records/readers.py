@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-
 from lookright.common.jsonl import numbered_lines
 from lookright.common.path_map import PathMap
+from lookright.common.ranks import rank_zero_info, rank_zero_only
 from lookright.common.streams import in_threads, progress
 from lookright.common.strict_json import parse_json, read_json
 from lookright.errors import ConfigError, RecordError

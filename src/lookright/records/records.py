@@ -1,5 +1,6 @@
 """Prompts and preferences as JSON lines."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -29,7 +30,36 @@ def prompt_from_dict(data: Any) -> Prompt:
     """
     if isinstance(data, dict) and "answer" in data and "ground_truth" not in data:
         data = {"ground_truth" if key == "answer" else key: value for key, value in data.items()}
+    if isinstance(data, dict):
+        data = with_one_truth(data)
     return Prompt(**_checked(data, Prompt))
+
+
+def with_one_truth(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a prompt with one ground truth, the most frequent; all of them, and options, as provenance.
+
+    A ground truth may be a list of texts or, as in VQA v2, of `{answer: text}`. Raises RecordError (reason
+    `malformed`).
+    """
+    further: dict[str, Any] = {}
+    truths, options = data.get("ground_truth"), data.get("options")
+    if isinstance(truths, list):
+        further["ground_truths"] = _texts("ground_truth", truths)
+        data = data | {"ground_truth": Counter(further["ground_truths"]).most_common(1)[0][0]}
+    if options is not None:
+        further["options"] = _texts("options", options)
+        data = {key: value for key, value in data.items() if key != "options"}
+    provenance = data.get("provenance", {})
+    return data | {"provenance": provenance | further} if further and isinstance(provenance, dict) else data
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    found: list[Any] = (
+        [one.get("answer") if isinstance(one, dict) else one for one in value] if isinstance(value, list) else []
+    )
+    if not found or not all(isinstance(one, str) for one in found):
+        raise _malformed(f"{key}={short(value)} is no list of texts")
+    return found
 
 
 def preference_from_dict(data: Any) -> Preference:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from peft import PeftModel
 from torch import Tensor
 
+from lookright.backbones.adapters import ModulesToSaveWrapper, PeftModel
 from lookright.errors import ConfigError
 from lookright.packing.batch import PackedBatch
 from lookright.packing.forward import packed_forward
@@ -25,6 +25,7 @@ class AdapterOff(Reference):
                 f"reference=adapter_off cannot undo the training of {trained[0]} and {len(trained) - 1} more; "
                 "set tuning.train_projector=false, or reference=frozen_copy"
             )
+        self._projectors = [part for part in pair.policy.modules() if isinstance(part, ModulesToSaveWrapper)]
 
     def describe(self) -> str:
         """For the log."""
@@ -34,4 +35,11 @@ class AdapterOff(Reference):
         """float32[R]; adapter dropout plays no part since the adapters are out."""
         policy: Any = pair.policy
         with policy.disable_adapter():
-            return packed_forward(pair.backbone, pair.model, batch, features).logps
+            if self._projectors:
+                # the adapter brings a projector of its own, which is off too
+                features = pair.backbone.encode_images(pair.model, batch.pixels)
+            logps = packed_forward(pair.backbone, pair.model, batch, features).logps
+        for part in self._projectors:
+            # PEFT has them train once they are on again
+            part.modules_to_save.requires_grad_(False)
+        return logps

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from peft import PeftModel
 from torch import Tensor
 
+from lookright.backbones.adapters import PeftModel
 from lookright.common.streams import progress
 from lookright.errors import ConfigError, LookRightError
 from lookright.packing.batch import PackedBatch, move

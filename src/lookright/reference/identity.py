@@ -9,11 +9,11 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from peft import PeftModel
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lookright.backbones.adapters import PeftModel
 from lookright.backbones.base import Backbone
 from lookright.types import IMAGE_PLACEHOLDER
 

@@ -15,7 +15,7 @@ from lookright.common.locks import LOCK_FILE
 from lookright.common.strict_json import read_object, short
 from lookright.config.folders import IN_CHECKOUT
 from lookright.config.made_by import read_made_by, shown_path
-from lookright.config.runs import EVAL_FOLDER
+from lookright.config.runs import CONFIG_FILE, EVAL_FOLDER, read_config
 from lookright.errors import ConfigError
 from lookright.launching.follow import View, Watch
 from lookright.launching.jobs import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Job, Launch, is_gone, launches
@@ -74,7 +74,7 @@ def read_runs(folder: Path) -> list[Run]:
     jobs = {Path(job.folder): (launch, job, view) for launch, job, view in _jobs(folder)}
     found = set(_run_folders(folder.absolute()))
     # an infer.py or generate.py of the same sweep is no run
-    found |= {path for path in jobs if not (path / "config.yaml").is_file()}
+    found |= {path for path in jobs if not (path / CONFIG_FILE).is_file()}
     runs = [_read(path, folder.absolute(), jobs.get(path)) for path in found]
     if not runs:
         raise ConfigError(f"{folder} holds no run of train.py; name the folder of a sweep, or one above several runs")
@@ -90,7 +90,7 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 def _run_folders(folder: Path) -> Iterator[Path]:
     """Folders with the config of a `train.py`; what lies below such a folder is its own."""
     for path, folders, files in os.walk(folder):
-        if "config.yaml" in files and {"trainer", "loss"} <= set(_config(Path(path))):
+        if CONFIG_FILE in files and {"trainer", "loss"} <= set(_config(Path(path))):
             folders.clear()
             yield Path(path)
 
@@ -135,7 +135,7 @@ def _read(folder: Path, sweep: Path, launched: tuple[Launch, Job, View] | None) 
     )
     if job is not None and launch is not None:
         run.given = dict(_given(job.overrides))
-        run.command = _command(launch.flags, job.overrides)
+        run.command = _command(launch.flags, job.overrides, folder)
     else:
         run.command = _typed_command(folder)
     # versions before eval= wrote no objective
@@ -179,21 +179,32 @@ def _typed_command(folder: Path) -> str | None:
     words = [] if record is None or ", called from" in record.command else shlex.split(record.command)
     if not words or any(word.startswith("resume=") for word in words):
         return None
+    if any(word.startswith("repeat=") for word in words):
+        return _repeating(folder)
     start = next(place for place, word in enumerate(words) if word.endswith(("train.py", "lookright-train"))) + 1
     return shlex.join([*words[:start], *(word for word in words[start:] if not NOT_REPEATED.match(word))])
 
 
-def _command(flags: Sequence[str], overrides: Sequence[str]) -> str:
+def _command(flags: Sequence[str], overrides: Sequence[str], folder: Path) -> str:
     """A job's command line as one would type it."""
+    if any(item.startswith("repeat=") for item in overrides):
+        return _repeating(folder)
     shown = list(flags[:-2] if flags[-2:] == ["--config-name", "train"] else flags)
     start = ["python", "train.py"] if IN_CHECKOUT else ["lookright-train"]
     return shown_path(shlex.join([*start, *shown, *(item for item in overrides if not NOT_REPEATED.match(item))]))
 
 
+def _repeating(folder: Path) -> str:
+    """The command for a run that repeats another one: of its own folder, which has all of its config."""
+    start = ["python", "train.py"] if IN_CHECKOUT else ["lookright-train"]
+    return shown_path(shlex.join([*start, f"repeat={folder}"]))
+
+
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    plain: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
-    return plain if isinstance(plain, dict) else {}
+    if not (folder / CONFIG_FILE).is_file():
+        return {}
+    plain: Any = OmegaConf.to_container(read_config(folder, "folder"))
+    return plain
 
 
 def _json(path: Path) -> dict[str, Any]:

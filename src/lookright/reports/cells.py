@@ -1,11 +1,11 @@
 """What stands in a page's tables, figures and lines, as text; the templates only place it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lookright.common.formats import MULTI_IMAGE, format_title
-from lookright.config.made_by import MadeBy
+from lookright.config.made_by import SHOWN, MadeBy
 from lookright.evaluation.intervals import Estimate
 
 
@@ -76,7 +76,7 @@ def made_by_entries(record: MadeBy | None) -> dict[str, str]:
     """What a record says, by what a reader calls it; what it has no use for is left out."""
     if record is None:
         return {"Command": "not known: made by an earlier version"}
-    return {key.capitalize(): value for key, value in asdict(record).items() if value is not None}
+    return {name.capitalize(): text for name in SHOWN if (text := getattr(record, name)) is not None}
 
 
 def _ends(entry: Mapping[str, Any] | Estimate) -> tuple[float, float, float]:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lookright.answering.answerer import Answerer
 from lookright.answering.heat import attention_heat
 from lookright.attention.band import one_layer
 from lookright.backbones.loading import load_policy, pick_device, torch_dtype
 from lookright.common.formats import format_order
+from lookright.config.runs import read_config
 from lookright.errors import ConfigError
 from lookright.evaluation.groups import Line
 from lookright.evaluation.predictions import read_predictions
@@ -41,7 +42,7 @@ def compared_examples(
     if unknown:
         raise ConfigError(f"{unknown[0]} is none of the runs {', '.join(runs)}")
     lines = {name: read_predictions(folder) for name, folder in runs.items()}
-    configs: dict[str, Any] = {name: OmegaConf.load(Path(runs[name]) / "config.yaml") for name in (against, tuned)}
+    configs: dict[str, Any] = {name: read_config(runs[name], "run") for name in (against, tuned)}
     places = draw_evenly(_places(configs[against]), lines[against], lines[tuned], num_examples)
     heat = {name: _heat(config, lines[name], places, device) for name, config in configs.items()}
     return [

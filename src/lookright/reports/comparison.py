@@ -232,12 +232,14 @@ def _difference(difference: Difference | None, good: int) -> Cell | str:
     points = difference.points
     apart = good and (points.low > 0 or points.high < 0)
     kind = ("up" if points.value * good > 0 else "down") if apart else ""
-    return Cell(
-        text=signed(points.value),
-        note=f"{signed(points.low)} to {signed(points.high)}",
-        below=(f"+{difference.gained:,} -{difference.lost:,}, {p_text(difference.p_value)}",),
-        kind=kind,
-    )
+    below = [f"+{difference.gained:,} -{difference.lost:,}, {p_text(difference.p_value)}"]
+    if difference.bootstrap is not None:
+        drawn = difference.bootstrap
+        below.append(f"bootstrap {signed(drawn.low)} to {signed(drawn.high)}")
+        if difference.questions_for_a_point is not None:
+            below.append(f"a point takes {difference.questions_for_a_point:,} questions")
+    note = f"{signed(points.low)} to {signed(points.high)}"
+    return Cell(text=signed(points.value), note=note, below=tuple(below), kind=kind)
 
 
 def _counts(comparison: Comparison, measure: Measure) -> Table:

@@ -9,7 +9,7 @@ from lookright.config.made_by import MadeBy
 from lookright.evaluation.metric import Breakdown, Column, Metrics
 from lookright.evaluation.predictions import default_metrics
 from lookright.reports.cells import Cell, Table, format_cell, made_by_entries, number, with_range
-from lookright.reports.charts import Drawing, IntervalMark, interval_rows
+from lookright.reports.charts import Curve, Drawing, IntervalMark, curves, interval_rows
 from lookright.reports.examples import Example, example_card
 from lookright.reports.page import render, write_page
 
@@ -37,10 +37,11 @@ def inference_html(
     return render(
         "inference",
         figures=figures | {"questions": f"{sum(n for name, n in asked.items() if name != MULTI_IMAGE):,}"},
+        warnings=result.get("warnings", []),
         leads=[part.lead for part in parts if part.lead and any(column in columns for column in part.columns)],
         table=_table(result, columns, asked),
         charts=_charts(result, columns),
-        breakdowns=[(one, _breakdown(one)) for part in parts for one in part.breakdowns(result)],
+        breakdowns=[(one, _breakdown(one), _curve(one)) for part in parts for one in part.breakdowns(result)],
         cards=[example_card(one) for one in ordered],
         made_by=made_by_entries(made_by),
     )
@@ -76,7 +77,8 @@ def _table(result: Result, columns: Sequence[Column], asked: Mapping[str, int]) 
 def _cell(entry: Mapping[str, Any], column: Column) -> Cell | str:
     if column.field == "value" and "low" in entry:
         return with_range(entry, column.digits)
-    return number(entry.get(column.field), column.digits)
+    value = entry.get(column.field)
+    return value if isinstance(value, str) else number(value, column.digits)
 
 
 def _charts(result: Result, columns: Sequence[Column]) -> list[Drawing]:
@@ -95,6 +97,15 @@ def _charts(result: Result, columns: Sequence[Column]) -> list[Drawing]:
 def _breakdown(one: Breakdown) -> Table:
     rows = [[format_cell(name), *map(_shown, cells)] for name, cells in one.rows.items()]
     return Table(head=["", *one.head], rows=rows)
+
+
+def _curve(one: Breakdown) -> Drawing | None:
+    if not one.curve:
+        return None
+    diagonal = Curve(name="equal", points=[(0.0, 0.0), (1.0, 1.0)], series=0, kind="even")
+    across, title = one.axes
+    lines = [diagonal, *(Curve(name=title, points=one.curve, series=1, kind=kind) for kind in ("line", "dots"))]
+    return curves(title, lines, last=1.0, x_label=across)
 
 
 def _shown(value: Any) -> Cell | str:

@@ -20,6 +20,8 @@ DEEPSPEED_LAST = "latest"
 """What DeepSpeed writes into the folder of a checkpoint when all else is in it."""
 METRICS = "metrics"
 """Key of a checkpoint under which the metrics stand that were measured so far."""
+NUM_RANKS = "num_ranks"
+"""Key under which it says how many processes shared its batches."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -89,6 +91,7 @@ class RunCheckpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put in where the run goes on, and what it measured."""
         del pl_module
+        checkpoint[NUM_RANKS] = trainer.world_size
         checkpoint[METRICS] = self.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
         at_last_step(trainer, checkpoint["loops"]["fit_loop"])
 
@@ -186,6 +189,14 @@ def step_of(path: Path) -> int:
             raise FileNotFoundError(f"{path / DEEPSPEED_LAST} is missing")
         return int(re.sub(r"\D", "", path.stem))
     return torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]
+
+
+def num_ranks_of(path: Path) -> int | None:
+    """Processes of the run that wrote a checkpoint; None where an older version did, which does not say."""
+    if path.is_dir():
+        # each process writes its part of the optimiser
+        return len(list(path.glob("*/*_optim_states.pt"))) or None
+    return torch.load(path, map_location="meta", weights_only=True, mmap=True).get(NUM_RANKS)
 
 
 def _sync_folder(folder: Path) -> None:

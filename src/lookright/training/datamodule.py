@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from lookright.records.pictures import Pictures
 from lookright.records.readers import load_preferences
 from lookright.records.validate import BadRecords, OnBadRecord
 from lookright.training.checkpoints import batches_done
-from lookright.training.loader import LeftOut, PairLoader
+from lookright.training.loader import LeftOut, PairLoader, sharing_ranks, workers_of
 from lookright.training.sampler import PairBatchSampler
 from lookright.types import Preference
 
@@ -44,6 +44,11 @@ class PairDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def pairs(self) -> Iterator[Pair]:
+        """Records as they are, each with what opens its pictures."""
+        return zip(self.records, self.pictures, strict=True)
 
     def __getitem__(self, index: int) -> Example:
         """Raises RecordError naming the record where its picture broke after it was checked."""
@@ -72,8 +77,9 @@ class PreferenceData(LightningDataModule):
 
     `image_root`: where image paths start (default: each file's own folder); `val_fraction`: share held out,
     drawn by a hash of the id, so that it does not depend on order, and rows that share the id of their source fall
-    on one side; `formats`: keep only these; `batch_size` in pairs, or `max_tokens` a batch; `on_bad_record`:
-    `error`, or `skip` and count; `path_map`: prefixes of image paths and what stands in their place;
+    on one side; `formats`: keep only these; `batch_size` in pairs, or `max_tokens` a batch; `num_workers` processes
+    read pictures, None for as many as suit the device (`loader.workers_of`), and batches do not depend on it;
+    `on_bad_record`: `error`, or `skip` and count; `path_map`: prefixes of image paths and what stands in their place;
     `forms`: forms of rows from outside the package, asked before its own. An id of ours
     may come in one file only. Where a Trainer is attached, its ranks share the batches. A record whose picture
     breaks after it was checked is treated by the same rule: it ends the run, or it is missing in its batch.
@@ -88,7 +94,7 @@ class PreferenceData(LightningDataModule):
         formats: list[str] | None = None,
         batch_size: int = 1,
         max_tokens: int | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         on_bad_record: OnBadRecord = "error",
         seed: int = 0,
         path_map: dict[str, str] | None = None,
@@ -99,6 +105,8 @@ class PreferenceData(LightningDataModule):
             raise ConfigError(f"data.val_fraction={val_fraction}; a share in [0, 1)")
         if batch_size < 1:
             raise ConfigError(f"data.batch_size={batch_size}; set 1 or more")
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"data.num_workers={num_workers}; set 0 or more, or null to follow the processors")
         self.path, self.val_path, self.image_root = path, val_path, image_root
         self.val_fraction, self.formats = val_fraction, formats
         self.batch_size, self.max_tokens = batch_size, max_tokens
@@ -205,14 +213,19 @@ class PreferenceData(LightningDataModule):
         return sampler
 
     def _loader(self, dataset: PairDataset, sampler: PairBatchSampler) -> DataLoader[Any]:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        num_workers = self.num_workers
+        if num_workers is None:
+            num_workers = workers_of(device, sharing_ranks(self.trainer))
         return PairLoader(
             dataset,
             self._note,
             batch_sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=num_workers,
+            pin_memory=device.type == "cuda",
             # of its own, so that a pass over the data more or less changes no other random number
             generator=torch.Generator().manual_seed(self.seed),
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=num_workers > 0,
         )
 
     def _load(self, path: str | list[str]) -> list[Pair]:

@@ -1,12 +1,19 @@
 """Loaders: one whose place is kept by the data module, and one that carries on where a record cannot be encoded."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader, Dataset
 
-from lookright.packing.batch import Example, PackedBatch, empty_batch, pack
+from lookright.packing.batch import Example, PackedBatch, empty_batch, pack, pinned
+
+MOST_WORKERS = 4
+"""A step of a 7B model takes longer than four processes need for its pictures."""
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -36,6 +43,10 @@ class CollatedPairs:
     batch: PackedBatch
     left_out: list[LeftOut]
 
+    def pin_memory(self) -> "CollatedPairs":
+        """With the batch in pinned memory, from which a GPU copies while it works; loaders ask for this by its name."""
+        return replace(self, batch=pinned(self.batch))
+
 
 class PairLoader(ResumableLoader):
     """Packed batches of a dataset whose items are examples, or `LeftOut` in their place.
@@ -53,6 +64,23 @@ class PairLoader(ResumableLoader):
             for item in collated.left_out:
                 self._note(item)
             yield collated.batch
+
+
+def workers_of(device: torch.device, num_ranks: int) -> int:
+    """Processes that read pictures for a rank on `device`: none beside a CPU that has no time left, else up to
+    `MOST_WORKERS` as the processors of this process allow, which `num_ranks` share and each rank itself needs one of.
+    """
+    if device.type == "cpu":
+        return 0
+    return max(0, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // num_ranks - 1))
+
+
+def sharing_ranks(trainer: Trainer | None) -> int:
+    """Ranks that were given the same processors: those that this run started itself; a cluster gives each its own."""
+    if trainer is None:
+        return 1
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return 1 if isinstance(environment, SLURMEnvironment) else trainer.num_devices
 
 
 def collate_pairs(items: Sequence[Example | LeftOut]) -> CollatedPairs:

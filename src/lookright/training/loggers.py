@@ -1,18 +1,63 @@
-"""Loggers: every run writes metrics.csv; the `logger` group adds another."""
+"""Loggers: every run writes metrics.csv; the `logger` group adds others (`training.trackers`)."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from PIL import Image
 
 from lookright.common.jsonl import cut_torn_line, write_atomically
 from lookright.common.metrics_csv import STEP, read_metrics
+from lookright.errors import Stopped
 
 METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class LoggedExample:
+    """A held-out pair as it is logged at a validation: `answer` is what the policy says to its prompt.
+
+    `image` has the pictures in a row, and below them the same under heat maps; `numbers` are the pair's own metrics,
+    None for what is not known of it.
+    """
+
+    id: str
+    format: str
+    question: str
+    chosen: str
+    rejected: list[str]
+    answer: str
+    image: Image.Image
+    numbers: dict[str, float | None] = field(default_factory=dict)
+
+
+class RunLogger(Logger):
+    """What a run asks of its loggers beyond Lightning's own methods; here none of it does anything."""
+
+    examples = 0
+    """Held-out pairs that are to be logged at each validation."""
+
+    def check(self) -> None:
+        """Raise ConfigError, before any work, for what would keep the run from being logged."""
+
+    def name_run(self, name: str, group: str | None) -> None:
+        """Take the run's name, and that of its sweep, for what the config leaves open."""
+
+    def go_on_from(self, step: int) -> None:
+        """Go on where another process left off: what it logged of `step` (0-based) and later comes again."""
+
+    def log_examples(self, examples: Sequence[LoggedExample], step: int) -> None:
+        """Log held-out pairs at an optimiser step."""
+
+    def close(self, exit_code: int) -> None:
+        """End what Lightning leaves open; 0 is a run that has finished."""
 
 
 class AppendingWriter(ExperimentWriter):
@@ -31,7 +76,7 @@ class AppendingWriter(ExperimentWriter):
         """Nothing is deleted, so there is nothing to warn of."""
 
 
-class RunCSVLogger(CSVLogger):
+class RunCSVLogger(RunLogger, CSVLogger):
     """`metrics.csv` in the run's own folder, each row on disk at once; a resumed run appends to what is there."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -45,7 +90,10 @@ class RunCSVLogger(CSVLogger):
             self._experiment = AppendingWriter(self.log_dir)
         return self._experiment
 
-    def forget_from(self, step: int) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they are in config.yaml beside it."""
+
+    def go_on_from(self, step: int) -> None:
         """Drop rows of `step` (0-based) and later, which a run that goes on there writes again.
 
         Raises LookRightError naming the line of a damaged file.
@@ -58,18 +106,25 @@ class RunCSVLogger(CSVLogger):
             _write_rows(path, header, [row for row in rows if int(row[STEP]) < step])
 
 
-def with_metrics_file(logger: Logger | None, folder: Path) -> list[Logger]:
-    """The csv logger first, then the chosen one where that is another."""
-    if isinstance(logger, RunCSVLogger):
-        return [logger]
-    return [RunCSVLogger(folder), *([] if logger is None else [logger])]
+def with_metrics_file(loggers: Sequence[Logger], folder: Path) -> list[Logger]:
+    """The csv logger first, then the chosen ones that are others."""
+    return [RunCSVLogger(folder), *(one for one in loggers if not isinstance(one, RunCSVLogger))]
 
 
-def close(loggers: Sequence[Logger]) -> None:
-    """End what Lightning leaves open: the next job of a sweep would write into this one's W&B run."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+@contextmanager
+def closing(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close the loggers behind what runs inside, however it ends: the next job of a sweep has runs of its own."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    except Stopped as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.close(exit_code)
 
 
 def _write_rows(path: Path, header: Sequence[str], rows: Sequence[dict[str, str]]) -> None:

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from lookright.backbones.adapters import LoraLayer
 from lookright.backbones.base import Backbone
 from lookright.backbones.quantization import BYTES_PER_WEIGHT
 from lookright.packing.batch import PackedBatch

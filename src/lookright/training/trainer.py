@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 
 from lookright.attention.kernels import check_kernel
-from lookright.backbones.loading import DTYPES
+from lookright.backbones.loading import DTYPES, has_bfloat16
 from lookright.config.annotations import ArgumentsOf
 from lookright.errors import ConfigError
 from lookright.training.callbacks import LearningRate, RunProgressBar, StepSeed
@@ -100,6 +100,8 @@ class TrainerSettings:
             yield f"trainer.precision={self.precision!r}; valid: {', '.join(PRECISIONS)}"
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             yield "trainer.accelerator=gpu but no CUDA device is visible; set trainer=cpu"
+        elif self.accelerator in ("gpu", "cuda"):
+            yield from self._problems_of_bfloat16()
         if self.compile and self.accelerator == "cpu" and self.precision.startswith("bf16") and not cpu_has_bfloat16():
             yield (
                 f"trainer.compile=true, precision={self.precision}: this CPU has no bfloat16 units, and compiled "
@@ -118,6 +120,18 @@ class TrainerSettings:
             )
         if self.max_epochs is not None and self.max_epochs < 1:
             yield f"trainer.max_epochs={self.max_epochs}; set 1 or more, or null with max_steps"
+
+    def _problems_of_bfloat16(self) -> Iterator[str]:
+        """What asks for a type that the GPU lacks; Lightning and torch would go on, many times slower."""
+        keys = {"precision": "16-mixed", "model_dtype": "float16"}
+        asked = [key for key in keys if str(getattr(self, key)).startswith(("bf16", "bfloat16"))]
+        if asked and not has_bfloat16(torch.device("cuda", torch.cuda.current_device())):
+            given = ", ".join(f"trainer.{key}={getattr(self, key)}" for key in asked)
+            instead = " ".join(f"trainer.{key}={keys[key]}" for key in asked)
+            yield (
+                f"{given}: {torch.cuda.get_device_name()} has no units for bfloat16; set {instead} for adapters, or "
+                "trainer.precision=32-true trainer.model_dtype=float32"
+            )
 
     def build(
         self,

@@ -11,10 +11,11 @@ import types
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from lookright.backbones.adapters import LoraLinear
 
 
 def fuse_adapters(policy: nn.Module) -> int:

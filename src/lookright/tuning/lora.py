@@ -1,10 +1,10 @@
 """Low-rank adapters by PEFT on the decoder (LoRA, arXiv 2106.09685)."""
 
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.adapter_files import check_adapter
+from lookright.backbones.adapters import LoraConfig, ModulesToSaveWrapper, adapting, get_peft_model
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import with_adapter
 from lookright.errors import ConfigError
@@ -15,7 +15,8 @@ class LoraTuning:
     """Adapters of rank `r`, scaled by `alpha / r`, with `dropout` on their input.
 
     `targets`: regular expression of linear layers, None for all linear layers of the language model;
-    `train_projector` also trains the projector; `adapter` continues from a saved adapter folder.
+    `train_projector` also trains the projector, which is saved with the adapter (PEFT's `modules_to_save`);
+    `adapter` continues from a saved adapter folder.
     """
 
     def __init__(
@@ -42,12 +43,17 @@ class LoraTuning:
         if self.adapter is not None:
             policy = with_adapter(model, self.adapter, "tuning.adapter", is_trainable=True)
         else:
-            policy = get_peft_model(model, self._config(backbone))
+            with adapting(model):
+                policy = get_peft_model(model, self._config(backbone))
         fuse_adapters(policy)
-        if self.train_projector:
-            for name, parameter in policy.get_base_model().named_parameters():
-                if name.startswith(backbone.projector_prefix):
-                    parameter.requires_grad_(True)
+        saved = [part for part in policy.modules() if isinstance(part, ModulesToSaveWrapper)]
+        if self.train_projector and not saved:
+            raise ConfigError(
+                f"tuning.train_projector=true, and tuning.adapter={self.adapter} was trained without the projector; "
+                "set tuning.train_projector=false, or tuning.adapter=null"
+            )
+        for part in saved:
+            part.modules_to_save.requires_grad_(self.train_projector)
         return policy
 
     def _config(self, backbone: Backbone) -> LoraConfig:
@@ -57,4 +63,5 @@ class LoraTuning:
             lora_dropout=self.dropout,
             target_modules=backbone.lora_targets() if self.targets is None else self.targets,
             bias="none",
+            modules_to_save=[backbone.projector_prefix.split(".")[-2]] if self.train_projector else None,
         )

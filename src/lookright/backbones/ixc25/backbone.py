@@ -1,6 +1,8 @@
 """InternLM-XComposer2.5 (arXiv 2407.03320) as a backbone, at any size."""
 
 import copy
+import json
+import shutil
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from transformers import PreTrainedModel
 from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
 from lookright.backbones.folder import check_folder, check_json, local_folder, readable
-from lookright.backbones.ixc25.checkpoint import load_checkpoint, save_checkpoint
+from lookright.backbones.ixc25.checkpoint import copy_task_loras, load_checkpoint, save_checkpoint
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.decoder import Ixc25DecoderLayer
 from lookright.backbones.ixc25.image_transform import (
@@ -28,11 +30,20 @@ from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM
 from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
 from lookright.backbones.quantization import check_quantization, require_bitsandbytes
-from lookright.backbones.shards import WEIGHT_PATTERNS
+from lookright.backbones.shards import SHARD_BYTES, WEIGHT_PATTERNS, write_json
 from lookright.errors import ConfigError
 from lookright.types import Size
 
 SMALL_FILES = ["config.json", "tokenizer.model", "tokenizer.json"]
+OFFICIAL_FILES = (
+    "*.py",
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What the official code reads beside config and weights, and the code itself."""
 ADVICE = "set backbone.path to a folder with the official files"
 TURN_OPENING = f"{START_OF_TURN}user\n"
 TURN_CLOSING = f"{END_OF_TURN}\n{START_OF_TURN}assistant\n"
@@ -49,6 +60,7 @@ class Ixc25Backbone(Backbone):
 
     vision_prefix = "vit."
     projector_prefix = "vision_proj."
+    export_layouts = ("official",)
 
     def __init__(
         self,
@@ -143,6 +155,25 @@ class Ixc25Backbone(Backbone):
         """Write weights and configuration in the official layout, and the tokenizer."""
         save_checkpoint(model, Path(folder))
         copy_tokenizer(self.folder, Path(folder))
+
+    def export(
+        self, model: PreTrainedModel, folder: Path, *, layout: str, home: Path, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        """Write the official folder: what was found in it, the official code and task LoRAs too, with these weights."""
+        del layout, home
+        save_checkpoint(model, folder, shard_bytes)
+        source = local_folder(self.path, [*SMALL_FILES, *WEIGHT_PATTERNS, *OFFICIAL_FILES], ADVICE)
+        copy_task_loras(source, folder)
+        found = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # what names the official code, `auto_map`, is none of ours
+        write_json(folder / "config.json", {key: found[key] for key in found if key != "_name_or_path"} | written)
+        for file in (file for pattern in OFFICIAL_FILES for file in sorted(source.glob(pattern))):
+            shutil.copyfile(file, folder / file.name)
+
+    def reopened(self, folder: Path) -> "Ixc25Backbone":
+        """See `Backbone.reopened`."""
+        return Ixc25Backbone(str(folder), self.image_transform, self.hd_num, self.max_length)
 
 
 def _last_layer_forward(

@@ -1,25 +1,30 @@
 """The official checkpoint folder, read and written one shard at a time."""
 
+import json
 import logging
 import re
 from collections import Counter
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.modeling import Ixc25ForCausalLM, official_name, parameter_name
 from lookright.backbones.shards import (
+    INDEX_FILES,
     SHARD_BYTES,
     assign,
     check_bare,
     dtype_name,
     fill,
+    of_its_own,
     weight_files,
     write_json,
     write_shards,
 )
+from lookright.backbones.tensor_files import read_tensors
 
 TASK_LORA = re.compile(r".+\.lora_(sft|dpo|web)_[AB]\.weight")
 """LoRAs of the writing modes; the model that chats about pictures never uses them."""
@@ -36,8 +41,7 @@ def load_checkpoint(folder: Path, config: Ixc25Config, dtype: torch.dtype) -> Ix
     model = _empty_model(config)
 
     def put(name: str, tensor: Tensor) -> None:
-        # a copy: otherwise the model would go on reading a file that may be written again
-        assign(model, parameter_name(name), tensor.to(dtype, copy=True))
+        assign(model, parameter_name(name), of_its_own(tensor, dtype))
 
     filling = fill(weight_files(folder), official_shapes(model), put, skip=lambda name: bool(TASK_LORA.fullmatch(name)))
     filling.check(folder)
@@ -61,6 +65,26 @@ def save_checkpoint(model: Ixc25ForCausalLM, folder: Path, shard_bytes: int = SH
     generation = model.generation_config
     ids = {key: getattr(generation, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", ids)
+
+
+def copy_task_loras(source: Path, folder: Path) -> int:
+    """Add the task LoRAs of one folder to the weights that `save_checkpoint` wrote to another; returns how many.
+
+    The official code has a place for each of them. Those of one file are held at a time.
+    """
+    index = json.loads((folder / INDEX_FILES[0]).read_text(encoding="utf-8"))
+    count = 0
+    for number, file in enumerate(weight_files(source), start=1):
+        read = read_tensors(file, skip=lambda name: not TASK_LORA.fullmatch(name))
+        held = {name: tensor.contiguous() for name, tensor in read if tensor is not None}
+        if held:
+            name = f"model-task-loras-{number:05d}.safetensors"
+            save_file(held, folder / name, metadata={"format": "pt"})
+            index["weight_map"] |= dict.fromkeys(held, name)
+            index["metadata"]["total_size"] += sum(tensor.nbytes for tensor in held.values())
+            count += len(held)
+    write_json(folder / INDEX_FILES[0], index)
+    return count
 
 
 def official_shapes(model: Ixc25ForCausalLM) -> dict[str, tuple[int, ...]]:

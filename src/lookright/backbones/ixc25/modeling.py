@@ -64,8 +64,9 @@ class Ixc25ForCausalLM(Ixc25PreTrainedModel, GenerationMixin):
         """Preprocessed pictures float[3, H_i, W_i] -> projected rows float[N_i, C], separators included."""
         if not pixels:
             return []
-        weight = self.vision_proj[0].weight
-        moved = [picture.to(weight.device) for picture in pixels]
+        # not by its place: PEFT puts a wrapper around a projector that trains
+        device = next(self.vision_proj.parameters()).device
+        moved = [picture.to(device) for picture in pixels]
         rows = picture_rows(self.vit, moved, self.plora_glb_GN, self.plora_sub_GN)
         return list(self.vision_proj(torch.cat(rows)).split([len(part) for part in rows]))
 

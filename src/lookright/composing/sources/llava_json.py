@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
 from lookright.common.hashing import stable_hash
 from lookright.common.jsonl import numbered_lines
 from lookright.common.path_map import PathMap
 from lookright.common.pictures import leaves_folder, open_rgb
+from lookright.common.ranks import rank_zero_info
 from lookright.common.strict_json import parse_json, read_json, short
 from lookright.composing.sources.base import Source, Split, check_split
 from lookright.composing.sources.follow_up import standing_instruction, stands_alone

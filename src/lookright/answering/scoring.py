@@ -1,0 +1,115 @@
+"""Answers scored as `Answerer` scores them, with the share of the attention that each picture got."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from lookright.attention import RowRecorder, attention_ratio
+from lookright.backbones.base import Backbone
+from lookright.packing.batch import Example, PackedBatch, Response, move, pack
+from lookright.packing.encode import region_coverage
+from lookright.packing.forward import decoder_rows
+from lookright.packing.logprobs import sum_by_response, token_logps
+from lookright.packing.question import DecoderInput
+from lookright.types import Region, Size
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Scored:
+    """What one packed pass tells of an answer.
+
+    `attention`: share of the attention on pictures that each of them got, None without pictures; `attention_ratio`,
+    `even_ratio` and `perplexity` as `ScoredAnswer` has them.
+    """
+
+    attention: list[float] | None
+    attention_ratio: float | None
+    even_ratio: float | None
+    perplexity: float
+
+
+def picture_coverage(backbone: Backbone, question: DecoderInput, sizes: Sequence[Size]) -> Tensor:
+    """What each of N pictures covers of a prompt's tokens, padding left out: float32[L, N]."""
+    columns = [
+        region_coverage(backbone, question.prompt, [Region(picture=n, box=(0, 0, *size), source=str(n))], sizes)
+        for n, size in enumerate(sizes)
+    ]
+    return torch.stack(columns, 1) if columns else torch.zeros(len(question.prompt.input_ids), 0)
+
+
+@torch.no_grad()
+def score_answers(
+    backbone: Backbone,
+    model: PreTrainedModel,
+    asked: Sequence[tuple[DecoderInput, Tensor]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    ratio_layer: int,
+    ratio_rows: str,
+) -> list[list[Scored]]:
+    """Score the answers to each prompt, given as token ids, in one pass through the bare `model`.
+
+    `asked`: each prompt with its `picture_coverage`. Attention is read in decoder layer `ratio_layer`, in the rows
+    that `ratio_rows` names (`logprobs.RATIO_ROWS`).
+    """
+    examples = [
+        Example(
+            id=str(number),
+            prompt=question.prompt,
+            pixels=question.pixels,
+            responses=[Response(token_ids=torch.tensor(ids)) for ids in own],
+            coverage=question.coverage,
+        )
+        for number, ((question, _), own) in enumerate(zip(asked, answers, strict=True))
+    ]
+    batch = pack(examples)
+    batch = replace(batch, coverage=torch.cat([batch.coverage, _columns(examples, [one for _, one in asked])], 1))
+    batch = move(batch, next(model.parameters()).device)
+    recorder = RowRecorder([ratio_layer], batch.coverage)
+    rows = decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels), recorder)
+    logits = model.get_output_embeddings()(rows[batch.scored.rows])
+    logps = sum_by_response(token_logps(logits, batch.scored.targets), batch.scored)
+    ratios, attention = _looks(recorder.stacked(), batch, ratio_rows)
+    scored: list[list[Scored]] = [[] for _ in asked]
+    for number, prompt in enumerate(batch.prompt_of_response().tolist()):
+        num_pictures = len(asked[prompt][0].pixels)
+        scored[prompt].append(
+            Scored(
+                attention=attention[number, :num_pictures].tolist() if num_pictures else None,
+                attention_ratio=_known(ratios[number]),
+                even_ratio=_known(batch.even_ratio[prompt]),
+                perplexity=math.exp(-float(logps[number]) / int(batch.scored.counts()[number])),
+            )
+        )
+    return scored
+
+
+def _looks(masses: Tensor, batch: PackedBatch, ratio_rows: str) -> tuple[Tensor, Tensor]:
+    """Attention ratios float32[R], and shares of the pictures float32[R, N]; `masses`: float[1, sum S, 2 + N]."""
+    scored = batch.scored
+    wanted = scored.rows_of(ratio_rows)
+    rows, owner = scored.rows[wanted], scored.owner[wanted]
+    ratios = attention_ratio(masses[..., :2], rows, owner, scored.num_responses)
+    ratios = ratios.masked_fill(~batch.has_target[batch.prompt_of_response()], float("nan"))
+    picked = masses[0, rows, 2:].float()
+    summed = picked.new_zeros(scored.num_responses, picked.shape[1]).index_add(0, owner, picked)
+    return ratios, summed / summed.sum(1, keepdim=True)
+
+
+def _columns(examples: Sequence[Example], coverages: Sequence[Tensor]) -> Tensor:
+    """The pictures' coverage of the whole row: float32[T, N], N that of the prompt with the most."""
+    most = max(coverage.shape[1] for coverage in coverages)
+    padded = [
+        F.pad(coverage, (0, most - coverage.shape[1], 0, example.num_tokens - len(coverage)))
+        for example, coverage in zip(examples, coverages, strict=True)
+    ]
+    return torch.cat(padded)
+
+
+def _known(value: Tensor) -> float | None:
+    """A number, None for NaN."""
+    return None if value.isnan() else float(value)

@@ -1,0 +1,1 @@
+"""One question about pictures, from the shell."""

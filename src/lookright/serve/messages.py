@@ -1,0 +1,201 @@
+"""From chat messages to the one question that a model of ours is asked, and its pictures."""
+
+import base64
+import binascii
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from lookright.common.pictures import PICTURE_ERRORS
+from lookright.composing.asked import asked_prompt
+from lookright.composing.formats.sequence import labelled_pictures
+from lookright.errors import RecordError
+from lookright.records.held_pictures import HeldPictures
+from lookright.serve.refusals import Refusal
+from lookright.serve.settings import Limits
+from lookright.types import IMAGE_PLACEHOLDER, Prompt
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
+"""Files that are decoded; PIL knows more, among them some that start other programs."""
+_DATA_ADDRESS = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Asked:
+    """A question with its pictures, decoded."""
+
+    prompt: Prompt
+    pictures: HeldPictures
+
+
+Part = str | bytes
+"""Text, or a picture's file."""
+
+
+def read_messages(messages: Sequence[dict[str, Any]], style: str, target: int | None, limits: Limits) -> Asked:
+    """The question of a conversation of one turn, with what the system says before it.
+
+    `style` is one of `settings.STYLES`; `target` the 0-based picture asked about, None for what the text names. Raises
+    Refusal.
+    """
+    system, parts = _turn(messages, limits)
+    files = [part for part in parts if isinstance(part, bytes)]
+    text = question_text(parts, style)
+    if system:
+        text = f"{system}\n{text}"
+    try:
+        for number, file in enumerate(files):
+            _check_file(file, number, limits)
+        pictures = HeldPictures(files)
+        return Asked(prompt=_prompt(pictures, text, target), pictures=pictures)
+    except RecordError as error:
+        raise Refusal(str(error), param="messages", code=error.reason) from error
+
+
+def question_text(parts: Sequence[Part], style: str) -> str:
+    """One text with `<image>` for each picture, in a style of `settings.STYLES`."""
+    count = sum(isinstance(part, bytes) for part in parts)
+    texts = [part for part in parts if isinstance(part, str)]
+    if style == "interleaved" or (style == "auto" and _is_mixed(parts)):
+        return _interleaved(parts)
+    text = "\n".join(texts)
+    if not count or text.count(IMAGE_PLACEHOLDER) == count:
+        return text
+    return (f"{IMAGE_PLACEHOLDER}\n" if count == 1 else labelled_pictures(count)) + text
+
+
+def _is_mixed(parts: Sequence[Part]) -> bool:
+    """Whether text stands between pictures."""
+    kinds = [isinstance(part, bytes) for part in parts]
+    changes = sum(before != after for before, after in zip(kinds, kinds[1:], strict=False))
+    return changes > 1 and sum(kinds) > 1
+
+
+def _interleaved(parts: Sequence[Part]) -> str:
+    """Pictures in their places, on a new line where neither white nor a label's colon is before or after them."""
+    text = ""
+    for part in parts:
+        piece = IMAGE_PLACEHOLDER if isinstance(part, bytes) else part
+        after_picture = text.endswith(IMAGE_PLACEHOLDER)
+        if text and not text[-1].isspace() and not piece[:1].isspace() and (after_picture or text[-1] != ":"):
+            text += "\n"
+        text += piece
+    return text
+
+
+def _turn(messages: Sequence[dict[str, Any]], limits: Limits) -> tuple[str, list[Part]]:
+    """What the system says, and the parts of the one user message."""
+    system: list[str] = []
+    user: list[Part] | None = None
+    for number, message in enumerate(messages):
+        place, role = f"messages[{number}]", message.get("role")
+        if role in ("system", "developer"):
+            said = _parts(message, place, limits)
+            if user is not None or any(isinstance(part, bytes) for part in said):
+                raise Refusal(f"{place}: a {role} message is text, before the user's", param=place)
+            system += [part for part in said if isinstance(part, str)]
+        elif role == "user" and user is None:
+            user = _parts(message, place, limits)
+        elif role in ("user", "assistant"):
+            raise Refusal(
+                f"{place}: the model was trained on conversations of one turn; send one user message alone",
+                param=place,
+                code="one_turn",
+            )
+        else:
+            raise Refusal(f"{place}.role is {str(role)[:40]!r}; valid: system, developer, user", param=f"{place}.role")
+    if user is None:
+        raise Refusal("messages hold no user message; send one", param="messages")
+    if not any(isinstance(part, str) and part.replace(IMAGE_PLACEHOLDER, "").strip() for part in user):
+        raise Refusal("the user message holds no text; ask a question", param="messages")
+    return "\n".join(system), user
+
+
+def _parts(message: dict[str, Any], place: str, limits: Limits) -> list[Part]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list) or not content:
+        raise Refusal(f"{place}.content is a text or a list of parts", param=f"{place}.content")
+    parts = [_part(part, f"{place}.content[{number}]", limits) for number, part in enumerate(content)]
+    count = sum(isinstance(part, bytes) for part in parts)
+    if count > limits.pictures:
+        raise Refusal(f"{place} holds {count} pictures, at most {limits.pictures} are taken", param=place)
+    return parts
+
+
+def _part(part: Any, place: str, limits: Limits) -> Part:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind == "image_url":
+        held = part.get("image_url")
+        address = held.get("url") if isinstance(held, dict) else held
+        if isinstance(address, str):
+            return _file(address, place, limits)
+        raise Refusal(f"{place}.image_url.url is a text that begins with data:image/", param=place)
+    if kind == "text":
+        raise Refusal(f"{place}.text is not a text", param=place)
+    raise Refusal(f"{place}.type is {str(kind)[:40]!r}; valid: text, image_url", param=place)
+
+
+def _file(address: str, place: str, limits: Limits) -> bytes:
+    """The file in a `data:` address; nothing is ever fetched."""
+    found = _DATA_ADDRESS.match(address)
+    if found is None:
+        raise Refusal(
+            f"{place}: {address[:40]!r} is an address or a path, and no picture is fetched from one; send the picture "
+            "itself as data:image/png;base64,...",
+            param=place,
+            code="no_fetching",
+        )
+    encoded = address[found.end() :]
+    if len(encoded) * 3 // 4 > limits.bytes + 3:
+        raise Refusal(f"{place}: the picture has more than {limits.bytes} bytes; make it smaller", param=place)
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refusal(f"{place}: the picture is no base64 ({error})", param=place) from error
+
+
+def _check_file(file: bytes, number: int, limits: Limits) -> None:
+    """Kind and size of a picture, by its header alone. Raises RecordError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise RecordError(
+            "picture_size", f"pictures[{number}] has more than {limits.pixels} pixels, the most that are taken"
+        ) from error
+    except PICTURE_ERRORS as error:
+        raise RecordError(
+            "picture", f"pictures[{number}] cannot be read; send one of {', '.join(FORMATS)}, whole"
+        ) from error
+    if width * height > limits.pixels:
+        raise RecordError(
+            "picture_size", f"pictures[{number}] has {width} x {height} pixels, at most {limits.pixels} are taken"
+        )
+
+
+def _prompt(pictures: HeldPictures, text: str, target: int | None) -> Prompt:
+    """The record of the question; an image that the text names and that is not there is no target."""
+    plain = Prompt(
+        id="question", images=pictures.names, prompt=text, ground_truth="", format="", target=None, regions=None
+    )
+    if not pictures.names:
+        if IMAGE_PLACEHOLDER in text or target is not None:
+            raise RecordError("no_image", "the question speaks of a picture, and none came with it")
+        return plain
+    try:
+        return asked_prompt(pictures, text, target)
+    except RecordError as error:
+        if error.reason == "target" and target is None:
+            return plain
+        raise
