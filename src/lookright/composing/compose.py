@@ -1,5 +1,6 @@
 """Stage compose: single-image rows become multi-image prompts with their pictures."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -7,8 +8,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lookright.common.jsonl import AppendOnly, read_lines
 from lookright.common.streams import progress
@@ -127,9 +126,10 @@ def check_composed(workspace: Workspace, formats: Sequence[str]) -> None:
         )
     for name in formats:
         if not made[name]:
-            rank_zero_warn(
+            warnings.warn(
                 f"formats: no prompt of {name} was composed, of {made.total()} in all (left out: {left_out}); set "
-                "weights or num_prompts so that it gets some, or take it out of formats"
+                "weights or num_prompts so that it gets some, or take it out of formats",
+                stacklevel=2,
             )
 
 
