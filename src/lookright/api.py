@@ -17,8 +17,9 @@ from lookright.answering.decoder import Decoder
 from lookright.answering.heat import attention_heat
 from lookright.answering.shares import Shares, attention_shares
 from lookright.attention.band import layer_band, one_layer
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, load_policy, placing
+from lookright.backbones.loading import load_policy, placing
 from lookright.composing.asked import asked_prompt
 from lookright.config import schema
 from lookright.config.check import Problems

@@ -1,6 +1,7 @@
 """Several drawn answers to a prompt: what is written, that it depends on seed and id alone, and one row of it."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_another_seed_draws_others(several: Path, again: Run, tmp_path: Path) ->
 def test_random_draw_of_as_many_answers_as_the_rule_keeps(run: Run, several: Path, tmp_path: Path) -> None:
     for name in ("instructions.jsonl", "answers.jsonl", "skipped.jsonl", "config.yaml", "source.json"):
         (tmp_path / name).write_bytes((several / name).read_bytes())
-    (tmp_path / "images").symlink_to(several / "images")
+    shutil.copytree(several / "images", tmp_path / "images")
     limits = "{sequence:0.25,grid_collage:0.25,pic_in_pic:0.25}"
     kept = []
     for rule in (
@@ -190,7 +191,7 @@ def test_folders_of_earlier_versions_go_on(run: Run, unbroken: Path, tmp_path: P
     """Their config has no num_answers, and their lines hold one answer."""
     for name in ("instructions.jsonl", "answers.jsonl", "skipped.jsonl", "source.json"):
         (tmp_path / name).write_bytes((unbroken / name).read_bytes())
-    (tmp_path / "images").symlink_to(unbroken / "images")
+    shutil.copytree(unbroken / "images", tmp_path / "images")
     config = OmegaConf.load(unbroken / "config.yaml")
     del config["num_answers"]
     OmegaConf.save(config, tmp_path / "config.yaml")

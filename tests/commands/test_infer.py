@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_metrics_against_a_count_by_hand(run: Run, plain: Path, questions_file: 
         prompts.append(
             replace(prompt, ground_truth=answers[0], provenance=prompt.provenance | {"region_answers": answers})
         )
-    (tmp_path / "images").symlink_to(questions_file.parent / "images")
+    shutil.copytree(questions_file.parent / "images", tmp_path / "images")
     write_jsonl(tmp_path / "known.jsonl", prompts)
     result = run(tmp_path / "out", f"data.path={tmp_path / 'known.jsonl'}")
 

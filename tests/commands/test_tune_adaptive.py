@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -185,7 +186,7 @@ def test_test_questions_are_refused(
 ) -> None:
     monkeypatch.setattr(LlavaBackbone, "build", lambda self, **options: pytest.fail("weights were loaded"))
     first, second, *others = read_prompts(questions_file)
-    (tmp_path / "images").symlink_to(questions_file.parent / "images")
+    shutil.copytree(questions_file.parent / "images", tmp_path / "images")
     write_jsonl(tmp_path / "mixed.jsonl", [first, as_test(second), *others])
     with pytest.raises(LookRightError, match="1 of 12 questions are of a test split .q1 first.*split=train"):
         run(tmp_path / "out", f"data.path={tmp_path / 'mixed.jsonl'}")

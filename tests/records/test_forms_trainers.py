@@ -187,7 +187,7 @@ REFUSED = [
     (SWIFT[4] | {"rejected_images": ["b.png"]}, "rejected_images", "other pictures"),
     (SHAREGPT[0] | {"system": "Be brief."}, "system", "found: system, user"),
     (SHAREGPT[0] | {"conversations": SPOKEN_TURNS}, "turns", "earlier"),
-    (ALPACA[0] | {"history": [["Hello", "Hi"]]}, "turns", "1 earlier turns in history"),
+    (ALPACA[0] | {"history": [["Hello", "Hi"]]}, "turns", "history=.*: earlier turns have no place"),
     (ALPACA[0] | {"system": "Be brief."}, "system", "found: system, user"),
     (ALPACA[0] | {"input": 3}, "malformed", "instruction and input are texts"),
     (ALPACA[0] | {"instruction": "<ImageHere>What?"}, "placeholders", "the prompt holds <ImageHere>"),

@@ -242,7 +242,7 @@ def test_further_turns_of_a_llava_question_are_counted(tmp_path: Path, caplog: p
             r"no form has the keys id, question; known are: pairs of this package \(id, images",
         ),
         ({"id": 1, "image": "p.png", "prompt": "<image>x", "answer": "y"}, "are prompts, not pairs"),
-        ({"id": [1], "image": "p.png", "prompt": "<image>x", "chosen": "y", "rejected": "z"}, r"id='\[1\]' is list"),
+        ({"id": [1], "image": "p.png", "prompt": "<image>x", "chosen": "y", "rejected": "z"}, r"id=\[1\] is list"),
         (["id"], "a record is a json object, found list"),
     ],
 )

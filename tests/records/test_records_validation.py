@@ -73,7 +73,7 @@ BAD = [
     (record(regions=box(0, 0, 21, 10)), "region", r"regions\[1\] has the box \[0, 0, 21, 10\].* 20 x 10 pixels"),
     (record(regions=box(-1, 0, 20, 10)), "region", r"regions\[1\] has the box"),
     (record(regions=box(5, 2, 5, 9)), "region", r"regions\[1\] has the box"),
-    (record(regions=box(0, 0, float("nan"), 10)), "region", r"regions\[1\] has the box"),
+    (record(regions=box(0, 0, float("nan"), 10)), "json", "not valid json .NaN is no json number"),
     (record(regions=box(0, 0, 1, 1, picture=2)), "region", r"regions\[1\] lies on picture 2 of 2"),
 ]
 

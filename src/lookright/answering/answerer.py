@@ -1,9 +1,11 @@
 """Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from types import NoneType
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from lookright.answering.decoder import Answer, Decoder
 from lookright.answering.noise import TargetNoise
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
+from lookright.common.jsonl import Kinds, check_id, check_kinds
 from lookright.common.streams import batches
+from lookright.common.strict_json import short
 from lookright.errors import RecordError
 from lookright.packing.batch import Example, Response, move, pack
 from lookright.packing.encode import encode_question
@@ -70,6 +74,20 @@ def several_line(items: Sequence[ScoredAnswer]) -> dict[str, Any]:
     return shared | {"answers": [{key: line[key] for key in OF_EACH} for line in lines]}
 
 
+NEEDED: Kinds = {"prediction": str, "attention_ratio": (float, NoneType), "perplexity": float}
+KNOWN: Kinds = {"even_ratio": (float, NoneType), "confidence": (float, NoneType), "noise": (dict, NoneType)}
+
+
+def check_answers(line: Any) -> None:
+    """Raise RecordError (reason `malformed`) for what is no line of answers.jsonl."""
+    check_id(line)
+    answers = line.get("answers", [{}])
+    if not isinstance(answers, list) or not answers or not all(isinstance(one, dict) for one in answers):
+        raise RecordError("malformed", f"answers={short(answers)} is no list of answers")
+    for one in answers_of(line):
+        check_kinds(one, NEEDED, KNOWN)
+
+
 def answers_of(line: dict[str, Any]) -> list[dict[str, Any]]:
     """The answers of a line of answers.jsonl, each as a line with one answer has it: the inverse of `several_line`."""
     shared = {key: value for key, value in line.items() if key != "answers"}
@@ -91,6 +109,12 @@ class NoisyPictures:
     def open(self, name: str) -> Image.Image:
         """The picture as the model is to see it."""
         return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
+
+
+def _perplexity(logps: float, num_tokens: int) -> float:
+    """Of an answer's summed nats; the largest float64 where it is beyond that."""
+    nats = -logps / num_tokens
+    return sys.float_info.max if 709 < nats < math.inf else math.exp(nats) if nats <= 709 else nats
 
 
 def _refuse(prompt: Prompt, error: RecordError) -> None:
@@ -196,7 +220,7 @@ class Answerer:
                     attention_ratio=_known(ratios[response]),
                     even_ratio=_known(batch.even_ratio[index]),
                     scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
-                    perplexity=math.exp(-float(output.logps[response]) / int(output.num_tokens[response])),
+                    perplexity=_perplexity(float(output.logps[response]), int(output.num_tokens[response])),
                     noise=None if self.noise is None else self.noise.describe(prompt),
                 )
                 for answer, response in zip(own, responses, strict=False)

@@ -11,7 +11,15 @@ from torch import nn
 from lookright.common.imports import left_out
 
 with left_out("bitsandbytes"):
-    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, import_utils
+    from peft import (
+        LoraConfig,
+        PeftConfig,
+        PeftModel,
+        PeftType,
+        get_peft_model,
+        get_peft_model_state_dict,
+        import_utils,
+    )
     from peft.tuners.lora import Linear as LoraLinear
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
@@ -23,8 +31,10 @@ __all__ = [
     "ModulesToSaveWrapper",
     "PeftConfig",
     "PeftModel",
+    "PeftType",
     "adapting",
     "get_peft_model",
+    "get_peft_model_state_dict",
 ]
 
 

@@ -1,11 +1,15 @@
 """A backbone's folder is checked before anything is read from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from lookright.errors import ConfigError
+from lookright.backbones.tensor_files import check_file
+from lookright.common.strict_json import read_object
+from lookright.errors import ConfigError, LookRightError
 
 
 def check_folder(path: str | None) -> str:
@@ -19,6 +23,33 @@ def check_folder(path: str | None) -> str:
             f"backbone.path={path} holds no config.json; set backbone.path to a model folder or a hub name"
         )
     return path
+
+
+def check_json(file: Path) -> dict[str, Any]:
+    """The object in a file of settings. Raises ConfigError for a damaged one, and for the pointer of Git LFS."""
+    check_file(file)
+    return read_object(file, "fetch it again")
+
+
+@contextmanager
+def readable(path: str | Path, what: str = "one of its files of settings") -> Iterator[None]:
+    """Turn whatever a library raises inside over `what` of `path` into a ConfigError that names it.
+
+    Their readers of config.json and of tokenizers check few values: a wrong one fails wherever it is used first.
+    """
+    try:
+        yield
+    except LookRightError:
+        raise
+    except BaseException as error:
+        # a panic of a library in Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise ConfigError(
+            f"{path}: {what} is damaged, or not of this family ({type(error).__name__}: {lines[0][:300]}); fetch it "
+            "again, or set backbone.path to another folder"
+        ) from error
 
 
 def local_folder(path: str, patterns: Sequence[str], advice: str, what: str = "backbone.path") -> Path:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessorPil, PreTrainedConfig
 
-from lookright.backbones.folder import check_folder
+from lookright.backbones.folder import check_folder, check_json
 from lookright.backbones.llava_original import OriginalLayout, is_original
 from lookright.backbones.llava_stock import StockLayout
 from lookright.backbones.shards import SHARD_BYTES
@@ -59,6 +59,8 @@ def find_layout(path: str | None, vision_tower: str | None) -> CheckpointLayout:
 
 
 def _config_of(path: str) -> dict[str, Any]:
+    if Path(path).is_dir():
+        check_json(Path(path) / "config.json")
     try:
         return PreTrainedConfig.get_config_dict(path)[0]
     except (OSError, ValueError) as error:

@@ -30,12 +30,12 @@ from lookright.backbones.shards import (
     dtype_name,
     fill,
     of_its_own,
-    read_tensors,
     tensor_names,
     weight_files,
     write_json,
     write_shards,
 )
+from lookright.backbones.tensor_files import read_tensors
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
 
@@ -241,9 +241,10 @@ class OriginalLayout:
     def _holds_tower(self, folder: Path) -> bool:
         """Whether the checkpoint has weights of the tower; the names lie in its index, if it has one."""
         try:
-            return any(name.startswith(OFFICIAL_TOWER) for name in tensor_names(folder))
+            weight_files(folder)
         except ConfigError:
             return False  # a folder without weights
+        return any(name.startswith(OFFICIAL_TOWER) for name in tensor_names(folder))
 
     def _fill_tower(self, shapes: dict[str, tuple[int, ...]], put: Callable[[str, Tensor], None]) -> None:
         folder = self._tower([*TOWER_FILES, *WEIGHT_PATTERNS])

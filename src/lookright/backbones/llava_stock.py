@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessorPil
 from transformers.utils import cached_file
 
+from lookright.backbones.folder import readable
 from lookright.backbones.quantization import loading_arguments
-from lookright.backbones.shards import SHARD_BYTES, Filling, check_bare, write_json
+from lookright.backbones.shards import SHARD_BYTES, Filling, check_bare, check_local_files, write_json
 from lookright.backbones.stock_tokenizer import forget_last_use
+from lookright.backbones.tensor_files import check_numbers
 from lookright.errors import ConfigError
 from lookright.types import IMAGE_PLACEHOLDER
 
@@ -54,23 +57,26 @@ class StockLayout:
         self.path = self.processor_path = path
         if raw.get("model_type") != "llava":
             raise ConfigError(f"backbone.path={path} holds a {raw.get('model_type')} model, not a LLaVA one")
-        self.config: LlavaConfig = AutoConfig.from_pretrained(path)
+        with readable(path):
+            self.config: LlavaConfig = AutoConfig.from_pretrained(path)
         strategy = self.config.vision_feature_select_strategy
         if strategy != "default":
             raise ConfigError(
                 f"{path}: vision_feature_select_strategy={strategy} is not LLaVA-1.5's; only default is supported, "
                 "which drops the tower's class token"
             )
-        self.special_tokens = AutoTokenizer.from_pretrained(path)
+        with readable(path):
+            self.special_tokens = AutoTokenizer.from_pretrained(path)
 
     def load(self, dtype: torch.dtype, quantization: str | None) -> LlavaForConditionalGeneration:
         """Through transformers, with every tensor in place or a ConfigError that names it."""
         loading = loading_arguments(quantization, dtype, UNQUANTISED)
+        check_local_files(Path(self.path))
         try:
             model, info = LlavaForConditionalGeneration.from_pretrained(
                 self.path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **loading
             )
-        except OSError as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"backbone.path={self.path}: {str(error).splitlines()[0]}") from error
         unknown = [name for name in sorted(info["unexpected_keys"]) if not BUFFERS.fullmatch(name)]
         misfits = [
@@ -80,6 +86,8 @@ class StockLayout:
         misfits += [f"{name} is unknown" for name in unknown]
         misfits += [f"{name} is missing" for name in sorted(info["missing_keys"])]
         Filling(problems=misfits).check(Path(self.path))
+        for name, parameter in model.named_parameters():
+            check_numbers(parameter.detach(), name, f"backbone.path={self.path}")
         return model
 
     def save(

@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.attention.kernels import AMPERE
+from lookright.backbones.adapter_files import adapter_names, base_of
 from lookright.backbones.base import Backbone
 from lookright.errors import ConfigError
 
@@ -78,26 +78,33 @@ def dtype_key(dtype: torch.dtype) -> str:
     return next(name for name, value in DTYPES.items() if value == dtype)
 
 
-def check_adapter(adapter: str | None, key: str = "adapter") -> None:
-    """Raise ConfigError where an adapter folder is none."""
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-        raise ConfigError(f"{key}={adapter} holds no adapter_config.json; set {key} to the adapter/ folder of a run")
-
-
 def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> "PeftModel":
     """The model with a saved adapter. Raises ConfigError where that was trained on a model of another shape."""
     # here, since models without an adapter need no PEFT
-    from lookright.backbones.adapters import PeftConfig, PeftModel, adapting
+    from lookright.backbones.adapters import PeftModel, adapting, get_peft_model_state_dict
 
     try:
         with adapting(model):
-            return PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
-    except (ValueError, RuntimeError) as error:
-        base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
-        raise ConfigError(
-            f"{key}={adapter} does not fit the backbone: it was trained on {base}; set backbone to that model, "
-            f"or another {key} ({str(error).splitlines()[0][:200]})"
-        ) from error
+            policy = PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+    except Exception as error:  # PEFT checks few values of a config: a wrong one fails wherever it is used
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise _misfit(adapter, key, lines[0][:200]) from error
+    held = set(get_peft_model_state_dict(policy, save_embedding_layers=False))
+    given = adapter_names(adapter, key)
+    # PEFT warns at most: what is missing would stay at zero
+    if held - given:
+        raise _misfit(adapter, key, f"{min(held - given)} is missing, {len(held - given)} tensors in all")
+    unknown = {name for name in given - held if ".lora_" in name}
+    if unknown:
+        raise _misfit(adapter, key, f"the model has no place for {min(unknown)}, {len(unknown)} tensors in all")
+    return policy
+
+
+def _misfit(adapter: str, key: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{key}={adapter} does not fit the backbone: it was trained on {base_of(adapter)}; set backbone to that model, "
+        f"or another {key} ({why})"
+    )
 
 
 def describe_weights(model: nn.Module, device: torch.device) -> str:

@@ -1,17 +1,18 @@
 """Weights of a checkpoint folder, read one tensor at a time and written one shard at a time, under any names."""
 
 import json
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lookright.backbones.tensor_files import SAFETENSORS, check_file, check_numbers, read_tensors, shapes_in
+from lookright.common.pictures import leaves_folder
+from lookright.common.strict_json import read_object, short
 from lookright.errors import ConfigError
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -26,7 +27,7 @@ def weight_files(folder: Path, key: str = "backbone.path") -> list[Path]:
     """Shards of a checkpoint, safetensors before .bin; raises ConfigError where some or all are missing."""
     for name in INDEX_FILES:
         if (folder / name).is_file():
-            files = [folder / shard for shard in sorted(set(_weight_map(folder / name).values()))]
+            files = [folder / shard for shard in sorted(set(weight_map(folder / name).values()))]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
                 raise ConfigError(f"{folder / name} lists {', '.join(missing)}, not in the folder; fetch them again")
@@ -38,25 +39,34 @@ def weight_files(folder: Path, key: str = "backbone.path") -> list[Path]:
     raise ConfigError(f"{key}={folder} holds no weights; put one of these there: {expected}")
 
 
+def check_local_files(folder: Path) -> None:
+    """Raise ConfigError for a damaged index or file of weights in a local folder; a hub checks what it sends."""
+    if any((folder / name).exists() for name in (*INDEX_FILES, *SINGLE_FILES)):
+        for file in weight_files(folder):
+            if file.suffix == SAFETENSORS:
+                shapes_in(file)
+            else:
+                check_file(file)
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor names and the files beside `index` that hold them. Raises ConfigError for a damaged or a strange index."""
+    remedy = "fetch it again"
+    found = read_object(index, remedy).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) and file for file in found.values()) or not found:
+        raise ConfigError(f"{index}: weight_map is no object of tensor names and file names; {remedy}")
+    outside = [file for file in found.values() if Path(file).name != file or leaves_folder(file) or len(file) > 255]
+    if outside:
+        raise ConfigError(f"{index} names {short(outside[0])}, which is no name of a file beside it; {remedy}")
+    return found
+
+
 def tensor_names(folder: Path) -> set[str]:
     """Names of all tensors of a checkpoint, no data read. Raises ConfigError where it has no weights."""
     for name in INDEX_FILES:
         if (folder / name).is_file():
-            return set(_weight_map(folder / name))
+            return set(weight_map(folder / name))
     return {name for file in weight_files(folder) for name, _ in read_tensors(file, skip=lambda _: True)}
-
-
-def read_tensors(file: Path, skip: Callable[[str], bool]) -> Iterator[tuple[str, Tensor | None]]:
-    """Names and tensors of one shard, one at a time; what is skipped comes as None, unread where possible."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 - not a dict
-                yield name, None if skip(name) else shard.get_tensor(name)
-        return
-    shard = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    for name in list(shard):
-        tensor = shard.pop(name)
-        yield name, None if skip(name) else tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,9 +95,11 @@ def fill(
 ) -> Filling:
     """Hand each tensor that `shapes` asks for to `put`; `rename` turns a name of a file into one of `shapes`.
 
-    Whatever is missing, unknown or of another shape is a problem of the result.
+    Whatever is missing, unknown, there twice or of another shape is a problem of the result. Raises ConfigError for a
+    damaged file, and for values that are no numbers.
     """
     filling, missing = Filling(), dict.fromkeys(shapes)
+    seen: dict[str, str] = {}
     for file in files:
         for found, tensor in read_tensors(file, skip):
             name = rename(found)
@@ -95,13 +107,17 @@ def fill(
                 filling.skipped.append(found)
                 continue
             missing.pop(name, None)
-            if name not in shapes:
+            if name in seen:
+                filling.problems.append(f"{found} is in {seen[name]} and in {file.name}")
+            elif name not in shapes:
                 filling.problems.append(f"{found} in {file.name} is unknown")
             elif tuple(tensor.shape) != shapes[name]:
                 wrong = f"{found} in {file.name} is {tuple(tensor.shape)}"
                 filling.problems.append(f"{wrong}, config.json asks for {shapes[name]}")
             else:
+                check_numbers(tensor, found, file)
                 put(name, tensor)
+            seen[name] = file.name
     filling.problems += [f"{name} is missing" for name in missing]
     return filling
 
@@ -160,10 +176,6 @@ def dtype_name(tensors: Mapping[str, Tensor]) -> str:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write `content`, indented, other scripts as they are."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
 
 
 def _split(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:

@@ -18,6 +18,9 @@ import sentencepiece
 from tokenizers import Tokenizer
 from transformers.utils.hub import cached_file
 
+from lookright.backbones.folder import readable
+from lookright.backbones.tensor_files import check_file
+from lookright.common.strict_json import read_object
 from lookright.errors import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
@@ -77,7 +80,7 @@ class JsonTokenizer:
     """
 
     def __init__(self, file: Path, markers: Sequence[str] = ()) -> None:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_object(file, "fetch it again")
         # what a file was last used with: a truncation would cut prompts
         data |= {"truncation": None, "padding": None}
         for token in data["added_tokens"]:
@@ -120,8 +123,13 @@ def tokenizer_file(path: str | Path) -> Path:
 
 
 def read_tokenizer(file: Path, markers: Sequence[str] = ()) -> TextTokenizer:
-    """The tokenizer in a `tokenizer.model` or `tokenizer.json`; `markers` as JsonTokenizer has them."""
-    return SentencePieceTokenizer(file) if file.suffix == ".model" else JsonTokenizer(file, markers)
+    """The tokenizer in a `tokenizer.model` or `tokenizer.json`; `markers` as JsonTokenizer has them.
+
+    Raises ConfigError for a damaged file.
+    """
+    check_file(file)
+    with readable(file, "the tokenizer"):
+        return SentencePieceTokenizer(file) if file.suffix == ".model" else JsonTokenizer(file, markers)
 
 
 def writes_spaces(data: dict[str, Any]) -> bool:

@@ -17,8 +17,9 @@ from lookright.commands.generate_parts import GenerationParts
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.stopping import stoppable
 from lookright.common.streams import in_threads, progress
+from lookright.common.strict_json import finite
 from lookright.composing.companions import companion_answers
-from lookright.composing.compose import compose, make_lots
+from lookright.composing.compose import check_composed, compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
 from lookright.config.entry import with_output
 from lookright.config.made_by import MadeBy, described_values, made_by
@@ -65,7 +66,7 @@ def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | 
         print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=select joins all of them")
         return None
     summary = _select(parts, workspace, record) if "select" in parts.stages else _composed_summary(workspace)
-    (workspace.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (workspace.folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     _tell(summary, workspace)
     return summary
 
@@ -92,6 +93,8 @@ def _compose(parts: GenerationParts, workspace: Workspace) -> None:
     if not workspace.source_facts.is_file():
         write_atomically(workspace.source_facts, [json.dumps(facts) + "\n"])
     compose(lots, parts.source, workspace, config.num_workers, config.on_bad_record)
+    if workspace.num_shards == 1:
+        check_composed(workspace, [composer.name for composer in parts.composers])
 
 
 def _check_companions(workspace: Workspace) -> None:
@@ -186,6 +189,8 @@ def _select(parts: GenerationParts, workspace: Workspace, record: MadeBy) -> dic
     if workspace.num_shards == 1 and not workspace.answers.is_file():
         raise ConfigError(f"stage=select: {workspace.answers} is not there; run stage=compose and stage=answer first")
     merge_shards(workspace)
+    if workspace.num_shards > 1:
+        check_composed(workspace, [composer.name for composer in parts.composers])
     rule = parts.pipeline.selection
     report = GenerationReport(
         PictureFolder(workspace.folder),

@@ -7,8 +7,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.attention.band import one_layer
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, dtype_key, placing
+from lookright.backbones.loading import dtype_key, placing
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
 from lookright.composing.formats.base import Composer

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, dtype_key, load_policy, placing
+from lookright.backbones.loading import dtype_key, load_policy, placing
 from lookright.commands.cli import start
 from lookright.commands.infer_sweep import infer_sweep, is_sweep
 from lookright.commands.measuring import (

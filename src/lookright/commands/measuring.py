@@ -10,6 +10,7 @@ from typing import Any
 from lookright.answering.answerer import Answerer
 from lookright.common.jsonl import AppendOnly, LinesById, cut_torn_line, write_atomically
 from lookright.common.streams import progress
+from lookright.common.strict_json import finite
 from lookright.composing.workspace import Workspace
 from lookright.config.made_by import MadeBy
 from lookright.errors import LookRightError, RecordError
@@ -98,7 +99,7 @@ def measure(
             drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
     result |= {"warnings": list(warnings)} if warnings else {}
-    (folder / METRICS_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    (folder / METRICS_FILE).write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
     examples = []
     for pictures, prompt in drawn.take():
         line = lines[prompt.id]

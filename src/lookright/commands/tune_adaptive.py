@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, dtype_key, load_policy, placing
+from lookright.backbones.loading import dtype_key, load_policy, placing
 from lookright.commands.cli import start
 from lookright.commands.infer import open_output
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
@@ -19,6 +20,7 @@ from lookright.common.locks import locked
 from lookright.common.matching import is_correct
 from lookright.common.stopping import stoppable
 from lookright.common.streams import batches, progress
+from lookright.common.strict_json import finite
 from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.entry import with_output
@@ -168,7 +170,7 @@ def _lines(questions: Questions, folder: Path) -> list[dict[str, Any]]:
 
 def _report(choices: Mapping[str, Choice], parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
     result = {name: _result(choice) for name, choice in choices.items()} | {"dropped": dict(parts.questions.dropped)}
-    (folder / "tuning.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / "tuning.json").write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
     lines: list[str] = []
     for scope, choice in choices.items():
         told = "told which image is meant, which greedy decoding is not" if scope == "target" else "all images alike"

@@ -10,8 +10,10 @@
 | several frames or pages | the first |
 """
 
+import errno
 import io
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -30,8 +32,15 @@ MAX_PIXELS = 2**26
 MAX_ASPECT = 200
 """Longest side in shortest sides: at 336 pixels the short side of a longer strip is a pixel."""
 
+MAX_BYTES = 2**28
+"""256 MiB: the largest picture that is taken, not compressed, with 4 bytes a pixel. Some decoders read a whole file."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA", "JPEG2000")
+"""What is read. PIL knows more, of which some run programs (EPS calls Ghostscript) or fetch files."""
+
 LARGE = 2**24
 """Pixels from which on pictures are checked one at a time: 64 MiB each."""
+ROWS = 256
+"""Rows of a picture in 32 bits that are converted at a time."""
 _ONE_LARGE = Lock()
 
 PICTURE_ERRORS = (
@@ -137,8 +146,20 @@ def _check_limits(size: Size, where: str) -> None:
 @contextmanager
 def _opened(data: bytes | Path) -> Iterator[Image.Image]:
     """The picture, of which no more than the header was read."""
-    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+    if isinstance(data, Path):
+        check_regular(data)
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
         yield image
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for what is no file of a bearable size: a pipe would wait for a writer, a device never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+    if found.st_size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, at most {MAX_BYTES} are read")
 
 
 @contextmanager
@@ -162,7 +183,7 @@ def _named(data: bytes | Path, what: str) -> Iterator[None]:
 
 def _fault(error: Exception) -> str:
     """What PIL found, without the address of the buffer that its message names."""
-    return "no picture format that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
+    return f"none of the formats {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _converted(image: Image.Image) -> Image.Image:
@@ -204,15 +225,25 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 def _grey_levels(image: Image.Image) -> np.ndarray:
     """uint8[H, W] of 32-bit values, see the table at the top. Raises ValueError for values beyond 16 bits."""
-    # negative values and NaN are black
-    values = np.nan_to_num(np.asarray(image), nan=0.0, posinf=np.inf).clip(min=0)
-    most = values.max()
+    # by rows: a large picture in 32 bits, copied a few times, would be gigabytes
+    tops = range(0, image.height, ROWS)
+    most = max(float(_positive(image, top).max()) for top in tops)
     if most > 65535:
         raise ValueError(f"grey values up to {most:g}; save it with 8 or 16 bits")
     # PIL scales all values of a PGM of more than 8 bits to 16
-    if most > 255 or image.format == "PPM" and image.mode == "I":
-        return (values / 256).astype(np.uint8)
-    return np.rint(values * 255 if image.mode == "F" and most <= 1 else values).astype(np.uint8)
+    deep = most > 255 or (image.format == "PPM" and image.mode == "I")
+    unit = image.mode == "F" and most <= 1
+    return np.concatenate([_levels(_positive(image, top), deep, unit) for top in tops])
+
+
+def _positive(image: Image.Image, top: int) -> np.ndarray:
+    """Values of some rows in 32 bits; negative ones and NaN are black."""
+    rows = image.crop((0, top, image.width, min(top + ROWS, image.height)))
+    return np.nan_to_num(np.asarray(rows), nan=0.0, posinf=np.inf).clip(min=0)
+
+
+def _levels(values: np.ndarray, deep: bool, unit: bool) -> np.ndarray:
+    return (values / 256).astype(np.uint8) if deep else np.rint(values * 255 if unit else values).astype(np.uint8)
 
 
 def _on_white(image: Image.Image, depth: int) -> Image.Image:

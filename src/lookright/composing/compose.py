@@ -1,5 +1,7 @@
 """Stage compose: single-image rows become multi-image prompts with their pictures."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from lookright.common.jsonl import AppendOnly
+from lookright.common.jsonl import AppendOnly, read_lines
 from lookright.common.streams import progress
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.formats.base import Composer
@@ -110,6 +112,25 @@ def compose(
                 raise RecordError(
                     outcome.reason, f"{outcome}; repair it, or set on_bad_record=skip to leave such prompts out"
                 )
+
+
+def check_composed(workspace: Workspace, formats: Sequence[str]) -> None:
+    """Warn of formats that no prompt came of; raise ConfigError, with the reasons, where there is no prompt at all."""
+    made = Counter(line.get("format") for line in read_lines(workspace.final("instructions")))
+    reasons = Counter(str(line.get("reason")) for line in read_lines(workspace.final("skipped")))
+    left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
+    if not made:
+        raise ConfigError(
+            f"no prompt was composed (left out: {left_out}); see {workspace.final('skipped')} for each reason, and set "
+            "source, split, formats or companions otherwise"
+        )
+    for name in formats:
+        if not made[name]:
+            warnings.warn(
+                f"formats: no prompt of {name} was composed, of {made.total()} in all (left out: {left_out}); set "
+                "weights or num_prompts so that it gets some, or take it out of formats",
+                stacklevel=2,
+            )
 
 
 class _NoPlan(RecordError):

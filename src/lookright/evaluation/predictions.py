@@ -1,19 +1,33 @@
 """predictions.jsonl: what is known of each answer, in a line."""
 
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import ScoredAnswer
-from lookright.common.jsonl import read_lines
+from lookright.common.jsonl import Kinds, check_id, check_kinds, read_lines
 from lookright.config.check import Problems
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.runs import CONFIG_FILE, read_config
-from lookright.errors import ConfigError
+from lookright.errors import ConfigError, RecordError
 from lookright.evaluation.groups import Line
 from lookright.evaluation.judge import with_judgements
 from lookright.evaluation.metric import Metric, Metrics
+
+NEEDED: Kinds = {
+    "id": str,
+    "format": (str, NoneType),
+    "num_images": int,
+    "ground_truth": str,
+    "prediction": str,
+    "correct": (bool, NoneType),
+}
+KNOWN: Kinds = dict.fromkeys(
+    ("attention_ratio", "even_ratio", "scaled_ratio", "confidence", "factor", "chance"), (float, NoneType)
+) | dict.fromkeys(("source", "source_picture", "error_kind"), (str, NoneType))
+"""Keys that versions and metrics may have left out."""
 
 
 def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
@@ -51,12 +65,15 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
 def read_predictions(folder: str | Path, judged: bool = True) -> dict[str, Line]:
     """Return the lines of a run of infer.py by id, with what a judge said of them.
 
-    Raises ConfigError where there is none, and, where they are to be `judged`, for one that waits for its judge.
+    Raises ConfigError where there is none, and, where they are to be `judged`, for one that waits for its judge;
+    RecordError naming file and line of one that is damaged.
     """
     path = Path(folder) / "predictions.jsonl"
     lines: dict[str, dict[str, Any]] = {}
-    if path.is_file():
-        lines = {line["id"]: _with_today_names(line) for line in read_lines(path)}
+    for line in read_lines(path, _check_prediction) if path.is_file() else ():
+        if line["id"] in lines:
+            raise RecordError("duplicate_id", f"{path}: the id {line['id']} comes twice; run infer.py again")
+        lines[line["id"]] = _with_today_names(line)
     if not lines:
         raise ConfigError(f"{folder} holds no predictions.jsonl with an answer; name the output of an infer.py run")
     with_judgements(Path(folder), lines)
@@ -100,6 +117,11 @@ def _metrics_of(nodes: DictConfig) -> Metrics:
     problems.finish()
     assert metrics is not None, "what is faulty was raised"
     return metrics
+
+
+def _check_prediction(line: Any) -> None:
+    check_id(line)
+    check_kinds(_with_today_names(line), NEEDED, KNOWN)
 
 
 def _with_today_names(line: dict[str, Any]) -> dict[str, Any]:

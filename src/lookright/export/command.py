@@ -15,8 +15,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, pick_device, torch_dtype, with_adapter
+from lookright.backbones.loading import pick_device, torch_dtype, with_adapter
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic
 
 from lookright.common.path_map import PathMap
+from lookright.common.strict_json import short
 from lookright.errors import ConfigError, RecordError
 from lookright.records.geometry import INFERRED, Geometry, infer_geometry
 from lookright.records.messages import is_messages, plain_prompt
-from lookright.records.pictures import CheckedPictures, HeldCells, embedded, picture_cells, picture_name
+from lookright.records.pictures import CheckedPictures, HeldCells, check_path, embedded, picture_cells, picture_name
 from lookright.records.records import (
     Record,
     RecordType,
@@ -44,7 +45,7 @@ class Row:
         """The row's own id as text, else its number. Raises RecordError (reason `malformed`)."""
         own = self.data.get("id")
         if own is not None and (isinstance(own, bool) or not isinstance(own, str | int)):
-            raise RecordError("malformed", f"id={str(own)[:80]!r} is {type(own).__name__}, not text or a whole number")
+            raise RecordError("malformed", f"id={short(own)} is {type(own).__name__}, not text or a whole number")
         return str(self.number if own is None else own)
 
     def images(self) -> list[str]:
@@ -200,7 +201,13 @@ def find_form(data: Any, forms: Sequence[Form[Any]], others: Sequence[Form[Any]]
     for form in others:
         if form.matches(data):
             raise RecordError("form", _wrong_kind(form))
-    raise RecordError("form", f"no form has the keys {', '.join(map(str, data)) or '(none)'}; {listed(forms)}")
+    raise RecordError("form", f"no form has the keys {_names(data)}; {listed(forms)}")
+
+
+def _names(data: dict[str, Any]) -> str:
+    """Keys of a row for a message."""
+    shown = [short(key).strip("'") for key in list(data)[:20]]
+    return ", ".join([*shown, *(["..."] if len(data) > 20 else [])]) or "(none)"
 
 
 def listed(forms: Sequence[Form[Any]]) -> str:
@@ -241,7 +248,7 @@ def _mapped(row: Row) -> dict[str, Any]:
     names = row.data.get("images")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return row.data
-    return row.data | {"images": [row.path_map(name) for name in names]}
+    return row.data | {"images": [row.path_map(check_path(name)) for name in names]}
 
 
 def _published(row: Row, text: str) -> tuple[str, list[str], Geometry | None, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from lookright.common.strict_json import short
 from lookright.errors import RecordError
 from lookright.records.forms import Form, Row, row_geometry
 from lookright.records.geometry import INFERRED
@@ -115,7 +116,7 @@ class AlpacaPreference(Form[Preference]):
         data = row.data
         _refuse_media(data)
         if data.get("history"):
-            raise RecordError("turns", f"{len(data['history'])} earlier turns in history have no place in a pair")
+            raise RecordError("turns", f"history={short(data['history'])}: earlier turns have no place in a pair")
         parts = [data["instruction"], data.get("input") or ""]
         if not all(isinstance(part, str) for part in parts):
             raise RecordError("malformed", "instruction and input are texts")
@@ -162,13 +163,17 @@ def _same_question(given: Any, found: str, num_pictures: int) -> bool:
 
 def _messages(data: dict[str, Any], key: str) -> list[Any]:
     if not is_messages(data[key]):
-        raise RecordError("messages", f"{key}={str(data[key])[:80]!r} is no list of messages")
-    return data[key]
+        raise RecordError("messages", f"{key}={short(data[key])} is no list of messages")
+    found: list[Any] = data[key]
+    return found
 
 
 def _system(data: dict[str, Any]) -> list[Message]:
     """The system prompt of a column of its own as a message."""
-    return [Message(role="system", text=data["system"], plain=True)] if data.get("system") else []
+    system = data.get("system")
+    if system and not isinstance(system, str):
+        raise RecordError("malformed", f"system={short(system)} is no text")
+    return [Message(role="system", text=system, plain=True)] if system else []
 
 
 def _refuse_media(data: dict[str, Any]) -> None:

@@ -21,8 +21,9 @@ known size at qualities 75 to 90 the edge is found 1 pixel off on the average, 7
 _PLACEHOLDER = re.compile(rf"(?:\bImage\s?\d+\s*:\s*)?{IMAGE_PLACEHOLDER}", re.IGNORECASE)
 _LABELLED = re.compile(rf"\bImage\s?1\s*:\s*{IMAGE_PLACEHOLDER}", re.IGNORECASE)
 _LEAD = r"(?:in|for|on|of|from|regarding|concerning|considering|about|as (?:for|to)|looking (?:only )?at)"
-_OPENING_NUMBER = re.compile(rf"(?:{_LEAD} (?:the )?image\s?#?(\d+)\b|image\s?#?(\d+)\s*[,:])", re.IGNORECASE)
-_NUMBER = re.compile(r"\bin (?:the )?image\s?#?(\d+)\b", re.IGNORECASE)
+_DIGITS = r"(\d{1,9})"
+_OPENING_NUMBER = re.compile(rf"(?:{_LEAD} (?:the )?image\s?#?{_DIGITS}\b|image\s?#?{_DIGITS}\s*[,:])", re.IGNORECASE)
+_NUMBER = re.compile(rf"\bin (?:the )?image\s?#?{_DIGITS}\b", re.IGNORECASE)
 
 _PICTURE = r"(?:image|picture|photo|photograph|illustration|screenshot)"
 _CENTRE = r"(?:in|at|within) the (?:very |exact )?(?:cent(?:er|re)|middle)"

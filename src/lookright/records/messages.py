@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lookright.common.strict_json import short
 from lookright.errors import RecordError
 from lookright.records.validate import FOREIGN_PLACEHOLDERS
 from lookright.types import IMAGE_PLACEHOLDER
@@ -95,8 +96,8 @@ def _message(item: Any) -> Message:
         raise RecordError("messages", f"a message is a dictionary, found {type(item).__name__}")
     role = item.get("role") if item.get("role") is not None else item.get("from")
     content = item.get("content") if item.get("content") is not None else item.get("value")
-    if role not in ROLES:
-        raise RecordError("messages", f"a message has the role {role!r}; valid are {', '.join(ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise RecordError("messages", f"a message has the role {short(role)}; valid are {', '.join(ROLES)}")
     return Message(role=ROLES[role], text=_content_text(content), plain=isinstance(content, str))
 
 
@@ -113,5 +114,8 @@ def _part_text(part: Any) -> str:
     if kind == "image":
         return f"{IMAGE_PLACEHOLDER}\n"
     if kind != "text":
-        raise RecordError("messages", f"a part of a message has the type {kind!r}; valid are text and image")
-    return part.get("text") or ""
+        raise RecordError("messages", f"a part of a message has the type {short(kind)}; valid are text and image")
+    text = part.get("text")
+    if text is not None and not isinstance(text, str):
+        raise RecordError("messages", f"a part of a message has the text {short(text)}, which is none")
+    return text or ""

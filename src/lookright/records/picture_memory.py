@@ -21,9 +21,13 @@ _LINE = re.compile(rb"([0-9a-f]{32}) (\d+) (\d+) ([0-9a-f]{8})")
 def file_key(path: Path) -> str:
     """Changes with the real path, the size and the time of change (ns) of a file. Raises OSError."""
     found = os.stat(path)
+    return content_key(b"\0".join([os.fsencode(real_path(path)), b"%d %d" % (found.st_size, found.st_mtime_ns)]))
+
+
+def real_path(path: Path) -> str:
+    """The path with every link on it followed; those of folders are remembered."""
     parent = _real_folder(os.path.dirname(path))
-    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(parent, os.path.basename(path))
-    return content_key(b"\0".join([os.fsencode(real), b"%d %d" % (found.st_size, found.st_mtime_ns)]))
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(parent, os.path.basename(path))
 
 
 def content_key(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from typing import Any, Protocol
 from PIL import Image
 
 from lookright.common.pictures import checked_size, decode_rgb, leaves_folder, limits_fault
+from lookright.common.strict_json import short, unfit_character
 from lookright.errors import RecordError
-from lookright.records.picture_memory import PictureMemory, content_key, file_key
+from lookright.records.picture_memory import PictureMemory, content_key, file_key, real_path
 from lookright.types import Size
 
 
@@ -118,25 +120,48 @@ class CheckedPictures:
 class PictureFolder(CheckedPictures):
     """Files under one folder; a path that leaves it raises RecordError (reason `path`).
 
-    `others` are absolute folders that a user named beside it: absolute paths into them are read too.
+    `others` are absolute folders that a user named beside it, as the values of the setting `key`: absolute paths into
+    them are read too. Links are followed where they end in one of these folders; a hub's cache is one with its blobs.
     """
 
-    def __init__(self, root: Path, others: Sequence[Path] = ()) -> None:
+    def __init__(self, root: Path, others: Sequence[Path] = (), key: str = "data.path_map") -> None:
         super().__init__(PictureMemory(root))
-        self.root, self.others = root, tuple(others)
+        self.root, self.others, self._key = root, tuple(others), key
+        self._homes = [os.path.realpath(home) for home in (root, *others)]
+        self._homes += [blobs for home in self._homes for blobs in _hub_blobs(home)]
 
     def encoded(self, name: str) -> Path:
         """The file `<root>/<name>`, or an absolute path into one of the others."""
         path = Path(name)
         if path.is_absolute() and ".." not in path.parts and any(path.is_relative_to(other) for other in self.others):
-            return path
+            return self._at_home(check_path(name), path)
         if leaves_folder(name):
             raise RecordError(
                 "path",
                 f"the image path {name!r} leaves {self.root}; paths are relative to the record file's folder or to "
                 "data.image_root, without '..'",
             )
-        return self.root / name
+        return self._at_home(check_path(name), self.root / name)
+
+    def _at_home(self, name: str, path: Path) -> Path:
+        """The path, if no link on it leads elsewhere. Raises RecordError (reason `path`)."""
+        real = real_path(path)
+        if any(real == home or real.startswith(f"{home.rstrip('/')}/") for home in self._homes):
+            return path
+        raise RecordError(
+            "path",
+            f"the image path {name!r} leads by a link to {real}, outside of {self.root}; where that is meant, set "
+            f"{self._key}={{{self._first_link(name)}}}, or copy the file",
+        )
+
+    def _first_link(self, name: str) -> str:
+        """An entry of the map that stands for the link: what is linked, and the folder that it leads to."""
+        parts = Path(name).parts
+        for length in range(1, len(parts)):
+            start = Path(*parts[:length])
+            if (self.root / start).is_symlink():
+                return f"{start}: {os.path.realpath(self.root / start)}"
+        return f"{os.path.dirname(name) or name}: {os.path.dirname(real_path(self.root / name))}"
 
 
 class TablePictures(CheckedPictures):
@@ -178,6 +203,8 @@ class HeldCells:
 
 
 _EMBEDDED = re.compile(r"#(\d+)/(\d+)")
+MAX_PATH = 4096
+"""Characters; no file of Linux has a longer path."""
 _DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 
 
@@ -189,18 +216,30 @@ def picture_cells(data: dict[str, Any]) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def check_path(name: str) -> str:
+    """The path of a picture as it is. Raises RecordError (reason `path`) for one that no file can have."""
+    if _EMBEDDED.fullmatch(name):
+        raise RecordError("path", f"the image path {name!r} is how pictures in rows are called; rename the file")
+    if len(name) > MAX_PATH:
+        raise RecordError("path", f"the image path {short(name)} has {len(name)} characters, {MAX_PATH} are the most")
+    fault = unfit_character(name)
+    if fault is not None:
+        raise RecordError("path", f"the image path {short(name)} has {fault}")
+    return name
+
+
 def picture_name(cell: Any, number: int, nth: int) -> str:
     """The path in a cell, or `#<row>/<n-th>` where it holds a picture. Raises RecordError."""
     if isinstance(cell, str) and cell and not _DATA_ADDRESS.match(cell):
-        return cell
+        return check_path(cell)
     if embedded(cell):
         return f"#{number}/{nth}"
     path = cell.get("path") if isinstance(cell, dict) else None
     if isinstance(path, str) and path:
-        return path
+        return check_path(path)
     if isinstance(cell, dict):
         raise RecordError("picture", f"images[{nth}] holds neither bytes nor a path")
-    raise RecordError("malformed", f"image {str(cell)[:80]!r} is neither a path nor a list of paths")
+    raise RecordError("malformed", f"image {short(cell)} is neither a path nor a list of paths")
 
 
 def embedded(cell: Any) -> bytes:
@@ -217,6 +256,15 @@ def embedded(cell: Any) -> bytes:
         return base64.b64decode(_DATA_ADDRESS.sub("", data, count=1), validate=True)
     except binascii.Error as error:
         raise RecordError("picture", f"the bytes of a picture are no base64 ({error}): {data[:40]!r}") from error
+
+
+def _hub_blobs(home: str) -> list[str]:
+    """Where the links of a folder `snapshots/COMMIT` of a hub's cache end."""
+    parts = Path(home).parts
+    if "snapshots" not in parts:
+        return []
+    place = len(parts) - 1 - parts[::-1].index("snapshots")
+    return [str(Path(*parts[:place], "blobs"))] if len(parts) > place + 1 else []
 
 
 def _key(data: bytes | Path) -> str:

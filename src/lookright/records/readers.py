@@ -1,6 +1,5 @@
 """One door to records of every form; every record is checked before it comes out."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
-from lookright.common.jsonl import numbered_lines, parse_line
+from lookright.common.jsonl import numbered_lines
 from lookright.common.path_map import PathMap
 from lookright.common.ranks import rank_zero_info, rank_zero_only
 from lookright.common.streams import in_threads, progress
+from lookright.common.strict_json import parse_json, read_json
 from lookright.errors import ConfigError, RecordError
 from lookright.records.forms import (
     Form,
@@ -214,15 +214,12 @@ def _tell_inferred(path: Path, records: Iterable[Record]) -> None:
 def _json_entries(path: Path) -> Iterator[Entry]:
     if path.suffix == ".jsonl" and path.is_file():
         for number, (where, line) in enumerate(numbered_lines(path)):
-            yield where, number, partial(parse_line, line)
+            yield where, number, partial(parse_json, line)
         return
     if path.suffix != ".json" or not path.is_file():
         found = "no such file" if not path.exists() else "not a .jsonl or .json file"
         raise ConfigError(f"data.path={path}: {found}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"data.path={path}: not valid json ({error})") from error
+    data = read_json(path, "it holds one list of records", f"data.path={path}")
     if not isinstance(data, list):
         raise ConfigError(f"data.path={path}: found a json {type(data).__name__}, the file holds one list of records")
     for number, item in enumerate(data):

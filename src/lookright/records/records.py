@@ -1,13 +1,13 @@
 """Prompts and preferences as JSON lines."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lookright.common.jsonl import numbered_lines, parse_line
+from lookright.common.jsonl import numbered_lines
+from lookright.common.strict_json import dump_line, parse_json, short
 from lookright.errors import RecordError
 from lookright.types import Preference, Prompt, Region
 
@@ -58,7 +58,7 @@ def _texts(key: str, value: Any) -> list[str]:
         [one.get("answer") if isinstance(one, dict) else one for one in value] if isinstance(value, list) else []
     )
     if not found or not all(isinstance(one, str) for one in found):
-        raise _malformed(f"{key}={_short(value)} is no list of texts")
+        raise _malformed(f"{key}={short(value)} is no list of texts")
     return found
 
 
@@ -78,14 +78,14 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 def to_line(record: Record) -> str:
     """One line, its line feed included; non-ASCII letters stay readable."""
-    return json.dumps(to_dict(record), ensure_ascii=False) + "\n"
+    return dump_line(to_dict(record), f"record {record.id}")
 
 
 def read_prompts(path: Path) -> Iterator[Prompt]:
     """Records of a file that this package wrote. Raises RecordError naming file and line."""
     for where, line in numbered_lines(path):
         try:
-            yield prompt_from_dict(parse_line(line))
+            yield prompt_from_dict(parse_json(line))
         except RecordError as error:
             raise RecordError(error.reason, f"{where}: {error}") from error
 
@@ -97,7 +97,7 @@ def _checked(data: Any, kind: type[RecordType]) -> dict[str, Any]:
     known = {field.name: field for field in fields(kind)}
     unknown = [key for key in data if key not in known]
     if unknown:
-        raise _malformed(f"unknown key {unknown[0]!r}; valid are {', '.join(known)}")
+        raise _malformed(f"unknown key {short(unknown[0])}; valid are {', '.join(known)}")
     missing = [name for name, field in known.items() if name not in data and _required(field)]
     if missing:
         raise _malformed(f"the key {missing[0]!r} is missing; a {kind.__name__.lower()} needs it")
@@ -115,9 +115,9 @@ def _value(key: str, value: Any, kind: type[Record]) -> Any:
         return _regions(value)
     expected = _TYPES[key]
     if not isinstance(value, expected) or isinstance(value, bool):
-        raise _malformed(f"{key}={_short(value)} is {type(value).__name__}, not {expected.__name__}")
+        raise _malformed(f"{key}={short(value)} is {type(value).__name__}, not {expected.__name__}")
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        raise _malformed(f"{key}={_short(value)}: every item is a string")
+        raise _malformed(f"{key}={short(value)}: every item is a string")
     return value
 
 
@@ -137,26 +137,20 @@ _TYPES: dict[str, type] = {
 
 def _regions(value: Any) -> list[Region]:
     if not isinstance(value, list):
-        raise _malformed(f"regions={_short(value)} is not a list")
+        raise _malformed(f"regions={short(value)} is not a list")
     return [_region(number, item) for number, item in enumerate(value)]
 
 
 def _region(number: int, item: Any) -> Region:
-    try:
-        picture, box, source = item["picture"], item["box"], item["source"]
-        if len(item) != 3 or type(picture) is not int or not isinstance(source, str):
-            raise ValueError
-        x0, y0, x1, y1 = (side if isinstance(side, int) else float(side) for side in box)
-    except (KeyError, TypeError, ValueError):
-        raise _malformed(
-            f"regions[{number}]={_short(item)}: a region is {{picture: number, box: [x0, y0, x1, y1], source: text}}"
-        ) from None
+    shape = "a region is {picture: number, box: [x0, y0, x1, y1], source: text}"
+    if not isinstance(item, dict) or item.keys() != {"picture", "box", "source"}:
+        raise _malformed(f"regions[{number}]={short(item)}: {shape}")
+    picture, box, source = item["picture"], item["box"], item["source"]
+    sides = isinstance(box, list | tuple) and len(box) == 4 and all(type(side) in (int, float) for side in box)
+    if type(picture) is not int or not isinstance(source, str) or not sides:
+        raise _malformed(f"regions[{number}]={short(item)}: {shape}")
+    x0, y0, x1, y1 = box
     return Region(picture=picture, box=(x0, y0, x1, y1), source=source)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _malformed(message: str) -> RecordError:

@@ -1,11 +1,13 @@
 """Hugging Face datasets on disk and parquet files: random access to their rows."""
 
 import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
-from lookright.errors import ConfigError
+from lookright.errors import ConfigError, RecordError
 from lookright.records.pictures import picture_cells
 
 _READING = Lock()
@@ -55,7 +57,8 @@ class ParquetTable:
     def row(self, number: int) -> dict[str, Any]:
         """All cells of one row."""
         group = bisect.bisect_right(self._starts, number) - 1
-        return self._group(group).slice(number - self._starts[group], 1).to_pylist()[0]
+        with _readable(f"{self._groups[group][0]}: row {number}"):
+            return self._group(group).slice(number - self._starts[group], 1).to_pylist()[0]
 
     def images(self, number: int) -> list[Any]:
         """The picture cells of one row."""
@@ -64,9 +67,9 @@ class ParquetTable:
     def _add_file(self, path: Path) -> None:
         try:
             file = self._parquet(path)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: not a parquet file ({error})") from error
-        names = file.schema_arrow.names
+            names = file.schema_arrow.names
+        except Exception as error:  # Arrow has errors of its own for each kind of damage
+            raise ConfigError(f"{path}: not a parquet file ({_first_line(error)}); fetch it again") from error
         self.columns: list[str] = [name for name in names if not self._groups or name in self.columns]
         for group in range(file.num_row_groups):
             self._groups.append((path, group))
@@ -91,12 +94,17 @@ class DatasetTable:
             import datasets
         except ImportError as error:
             raise ConfigError(f"data.path={path} needs the package datasets: pip install datasets") from error
-        loaded = datasets.load_from_disk(str(path))
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except Exception as error:  # of json, Arrow and their own
+            raise ConfigError(
+                f"data.path={path}: the saved dataset is damaged ({_first_line(error)}); save it again"
+            ) from error
         if isinstance(loaded, datasets.DatasetDict):
             raise ConfigError(
                 f"data.path={path} holds the splits {', '.join(loaded)}: set data.path={path / next(iter(loaded))}"
             )
-        self.columns = loaded.column_names
+        self._path, self.columns = path, loaded.column_names
         self._rows = loaded.with_format("arrow")
 
     def __len__(self) -> int:
@@ -104,11 +112,28 @@ class DatasetTable:
 
     def row(self, number: int) -> dict[str, Any]:
         """All cells of one row."""
-        return self._rows[number].to_pylist()[0]
+        with _readable(f"{self._path}: row {number}"):
+            return self._rows[number].to_pylist()[0]
 
     def images(self, number: int) -> list[Any]:
         """The picture cells of one row."""
         return picture_cells(self.row(number))
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turn what Arrow raises over damaged pages, or text that is not UTF-8, into a RecordError (reason `table`)."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except Exception as error:
+        raise RecordError("table", f"{where} cannot be read ({_first_line(error)}); fetch the file again") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def open_table(path: Path) -> Table | None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lookright.common.strict_json import short
 from lookright.errors import RecordError
 
 
@@ -15,7 +16,7 @@ def turn_texts(record: dict[str, Any], turn: int = 0) -> tuple[str, str]:
     try:
         human, gpt = record["conversations"][2 * turn : 2 * turn + 2]
         if (human["from"], gpt["from"]) != ("human", "gpt"):
-            raise ValueError(f"turns from {human['from']!r} and {gpt['from']!r}")
+            raise ValueError(f"turns from {short(human['from'])} and {short(gpt['from'])}")
         return human["value"].strip(), gpt["value"].strip()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         place = "start with" if turn == 0 else f"have at turn {turn + 1}"

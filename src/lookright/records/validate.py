@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from typing import Literal, get_args
 
+from lookright.common.strict_json import short, unfit_character
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.records.pictures import Pictures
 from lookright.records.records import Record
@@ -98,6 +99,10 @@ def check_geometry(target: int | None, regions: list[Region] | None, sizes: list
 
 
 def _check_texts(record: Record) -> None:
+    for text in (record.id, *record.images, record.prompt, *_answers(record)):
+        fault = unfit_character(text)
+        if fault is not None:
+            raise RecordError("malformed", f"the text {short(text)} has {fault}")
     if not record.prompt.replace(IMAGE_PLACEHOLDER, "").strip():
         raise RecordError("empty_prompt", "the prompt holds no text")
     answers = _answers(record)

@@ -9,6 +9,7 @@ once. A record that a kill has torn, or whose checksum is wrong, is as good as a
 """
 
 import json
+import math
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lookright.common.strict_json import read_object, read_regular
 from lookright.errors import ConfigError, LookRightError
 
 MAGIC = b"LRLOGPS1"
@@ -101,9 +103,15 @@ class LogpStore:
 def read_shard(path: Path, fingerprint: bytes) -> tuple[list[tuple[bytes, float]], int]:
     """Sound records of one shard, and how many are damaged; a torn end counts as nothing.
 
-    A shard whose header is torn or damaged gives nothing. Raises LookRightError for one of another fingerprint.
+    A shard whose header is torn or damaged gives nothing; a value that is not finite, which none of ours is, counts as
+    damaged. Raises LookRightError for a shard of another fingerprint.
     """
-    data = path.read_bytes()
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise LookRightError(
+            f"{path} cannot be read ({error.strerror or error}); delete it: it is filled again"
+        ) from error
     if len(data) < _HEADER.size:
         return [], 0
     magic, found, checksum = _HEADER.unpack_from(data)
@@ -119,7 +127,9 @@ def read_shard(path: Path, fingerprint: bytes) -> tuple[list[tuple[bytes, float]
     for start in range(_HEADER.size, _HEADER.size + num_records * RECORD_BYTES, RECORD_BYTES):
         body = data[start : start + _BODY.size]
         if zlib.crc32(body) == _CHECKSUM.unpack_from(data, start + _BODY.size)[0]:
-            records.append(_BODY.unpack(body))
+            key, value = _BODY.unpack(body)
+            if math.isfinite(value):
+                records.append((key, value))
     return records, num_records - len(records)
 
 
@@ -139,11 +149,13 @@ def _agreed_manifest(folder: Path, components: dict[str, str], versions: dict[st
         draft = folder / f".{MANIFEST}-{uuid.uuid4().hex}"
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        stored, made_with = dict(manifest["components"]), dict(manifest["versions"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LookRightError(f"{path} is damaged ({error!r}); delete the folder: it is filled again") from error
+    remedy = "delete the folder: it is filled again"
+    manifest = read_object(path, remedy)
+    for found in (manifest.get("components"), manifest.get("versions")):
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise LookRightError(f"{path} is damaged (components and versions are texts by name); {remedy}")
+    stored: dict[str, str] = manifest["components"]
+    made_with: dict[str, str] = manifest["versions"]
     if stored != components:
         raise LookRightError(_what_differs(folder, stored, components))
     return made_with
@@ -151,7 +163,10 @@ def _agreed_manifest(folder: Path, components: dict[str, str], versions: dict[st
 
 def _what_differs(folder: Path, stored: dict[str, str], components: dict[str, str]) -> str:
     names = [name for name in {**stored, **components} if stored.get(name) != components.get(name)]
-    lines = [f"  {name}: was {stored.get(name, 'absent')}, is {components.get(name, 'absent')}" for name in names]
+    lines = [
+        f"  {name[:80]}: was {stored.get(name, 'absent')[:200]}, is {components.get(name, 'absent')}"
+        for name in names[:20]
+    ]
     return "\n".join(
         [
             f"reference.folder={folder} holds log-probabilities of another reference. What differs:",

@@ -1,6 +1,5 @@
 """The runs of `train.py` below a folder, as they are now: finished, running, failed, or not begun yet."""
 
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from lookright.common.locks import LOCK_FILE
+from lookright.common.strict_json import read_object, short
 from lookright.config.folders import IN_CHECKOUT
 from lookright.config.made_by import read_made_by, shown_path
 from lookright.config.runs import CONFIG_FILE, EVAL_FOLDER, read_config
@@ -208,7 +208,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    remedy = "make it again, or move its run away"
+    found = read_object(path, remedy) if path.is_file() else {}
+    for key in ("metrics", "eval", "objective"):
+        if not isinstance(found.get(key, {}), dict):
+            raise ConfigError(f"{path}: {key}={short(found[key])} is no object; {remedy}")
     return found
 
 

@@ -1,6 +1,5 @@
 """The page of a training run: what its metrics.csv holds as curves, held-out metrics, held-out pairs."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lookright.common.formats import format_order, format_title
+from lookright.common.metrics_csv import STEP, read_metrics
 from lookright.config.made_by import MadeBy
 from lookright.records.pictures import Pictures
 from lookright.reports.cells import Cell, Table, made_by_entries, score_line
@@ -83,13 +83,15 @@ def write_training(path: Path, metrics_file: Path, summary: Mapping[str, Any], *
 
 
 def read_columns(path: Path) -> Columns:
-    """Every metric of a metrics.csv; what is empty or not a number is left out, and a row that is being written."""
+    """Every metric of a metrics.csv; what is empty or not finite is left out, and a row that is being written.
+
+    Raises LookRightError naming the line of a damaged file.
+    """
     columns: Columns = {}
-    text = path.read_text() if path.is_file() else ""
-    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+    for row in read_metrics(path)[1]:
         for name, shown in row.items():
             if name.startswith(("train/", "val/")) and shown and math.isfinite(value := float(shown)):
-                columns.setdefault(name, []).append((float(row["step"]), value))
+                columns.setdefault(name, []).append((float(row[STEP]), value))
     return columns
 
 

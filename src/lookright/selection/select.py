@@ -1,7 +1,6 @@
 """Stage select: the model's answers become preference pairs, or are dropped under a reason."""
 
 import heapq
-import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookright.answering.answerer import answers_of
+from lookright.answering.answerer import answers_of, check_answers
 from lookright.common.answers import same_answer
 from lookright.common.jsonl import LinesById, read_lines, write_atomically
+from lookright.common.strict_json import dump_line
 from lookright.composing.companions import companion_answers
 from lookright.composing.workspace import Workspace
 from lookright.errors import LookRightError
@@ -118,13 +118,16 @@ def answered_prompts(workspace: Workspace) -> Iterator[Row]:
     Raises LookRightError where a prompt has no answer.
     """
     skipped = {line["id"] for line in read_lines(workspace.final("skipped"))}
-    with LinesById(workspace.final("answers")) as answers:
+    with LinesById(workspace.final("answers"), check_answers) as answers:
         for line in read_lines(workspace.final("instructions")):
             if line["id"] in skipped:
                 continue
             answer = answers.get(line["id"])
             if answer is None:
-                raise LookRightError(f"prompt {line['id']} has no answer yet; run stage=answer to its end first")
+                raise LookRightError(
+                    f"prompt {line['id']} has no answer in {workspace.final('answers')} yet; run stage=answer to its "
+                    "end first"
+                )
             yield prompt_from_dict(line), answer
 
 
@@ -198,4 +201,4 @@ def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decisi
 
 def _text(line: dict[str, Any]) -> str:
     """As `AppendOnly` writes it."""
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return dump_line(line, str(line.get("id")))

@@ -7,8 +7,9 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, load_policy
+from lookright.backbones.loading import load_policy
 from lookright.errors import ConfigError
 
 BASE, TUNED = "base", "tuned"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from lookright.backbones.base import Backbone
@@ -132,6 +133,7 @@ class PreferenceData(LightningDataModule):
         held_out, val_lengths = self._fitting(backbone, held_out, needs_target)
         if not pairs:
             raise ConfigError(f"data.path={self.path}: no pair is left to train on; set data.formats or val_fraction")
+        self._check_held_out(len(pairs), len(held_out))
         shared = {"batch_size": self.batch_size, "max_tokens": self.max_tokens, "rank": rank, "world_size": world_size}
         self.train_set, self.val_set = PairDataset(backbone, pairs), PairDataset(backbone, held_out)
         self.train_sampler = PairBatchSampler(lengths, **shared, seed=self.seed)
@@ -239,6 +241,19 @@ class PreferenceData(LightningDataModule):
     def _is_held_out(self, record: Preference) -> bool:
         record_id = record.provenance.get("original_id", record.id)
         return stable_hash(f"{self.seed}/{record_id}") < self.val_fraction * 2**64
+
+    def _check_held_out(self, num_pairs: int, num_held_out: int) -> None:
+        """A validation that was asked for and has no pair would be silent. Raises ConfigError for a file of none."""
+        if num_held_out or (self.val_path is None and not self.val_fraction):
+            return
+        if self.val_path is not None:
+            raise ConfigError(
+                f"data.val_path={self.val_path}: no pair is left to validate on; set data.formats, or null"
+            )
+        rank_zero_warn(
+            f"data.val_fraction={self.val_fraction} of {num_pairs} pairs holds out none: there is no validation. Set a "
+            "larger share, or data.val_path; 0 asks for none"
+        )
 
     def _check_formats(self, pairs: Sequence[Pair]) -> None:
         """Raise ConfigError for a name in `formats` that no record has: misspelt, it would leave a format out."""

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from PIL import Image
 
 from lookright.common.jsonl import cut_torn_line, write_atomically
+from lookright.common.metrics_csv import STEP, read_metrics
 from lookright.errors import Stopped
 
 METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
@@ -64,13 +65,12 @@ class AppendingWriter(ExperimentWriter):
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
-        self.metrics_keys = _header(Path(self.metrics_file_path))
+        self.metrics_keys = read_metrics(Path(self.metrics_file_path))[0]
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """A kill leaves the old file or the new one."""
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            _write_rows(path, fieldnames, list(csv.DictReader(file)))
+        _write_rows(path, fieldnames, read_metrics(path)[1])
 
     def _check_log_dir_exists(self) -> None:
         """Nothing is deleted, so there is nothing to warn of."""
@@ -94,15 +94,16 @@ class RunCSVLogger(RunLogger, CSVLogger):
         """Nothing: they are in config.yaml beside it."""
 
     def go_on_from(self, step: int) -> None:
-        """Drop rows of `step` (0-based) and later, which a run that goes on there writes again."""
+        """Drop rows of `step` (0-based) and later, which a run that goes on there writes again.
+
+        Raises LookRightError naming the line of a damaged file.
+        """
         path = Path(self.log_dir) / METRICS_FILE
         if path.is_file():
             cut_torn_line(path)
-        header = _header(path)
-        if not header:
-            return
-        with path.open(newline="") as file:
-            _write_rows(path, header, [row for row in csv.DictReader(file) if int(row["step"]) < step])
+        header, rows = read_metrics(path)
+        if header:
+            _write_rows(path, header, [row for row in rows if int(row[STEP]) < step])
 
 
 def with_metrics_file(loggers: Sequence[Logger], folder: Path) -> list[Logger]:
@@ -132,10 +133,3 @@ def _write_rows(path: Path, header: Sequence[str], rows: Sequence[dict[str, str]
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, [text.getvalue()])
-
-
-def _header(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return next(csv.reader(file), [])

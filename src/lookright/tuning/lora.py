@@ -3,9 +3,10 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.adapters import LoraConfig, ModulesToSaveWrapper, adapting, get_peft_model
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import check_adapter, with_adapter
+from lookright.backbones.loading import with_adapter
 from lookright.errors import ConfigError
 from lookright.tuning.fused import fuse_adapters
 

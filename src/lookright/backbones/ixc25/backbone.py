@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lookright.attention import PackedCall, suffix_attention, use_lookright_attention
 from lookright.backbones.base import Backbone
-from lookright.backbones.folder import check_folder, local_folder
+from lookright.backbones.folder import check_folder, check_json, local_folder, readable
 from lookright.backbones.ixc25.checkpoint import copy_task_loras, load_checkpoint, save_checkpoint
 from lookright.backbones.ixc25.configuration import Ixc25Config
 from lookright.backbones.ixc25.decoder import Ixc25DecoderLayer
@@ -81,7 +81,9 @@ class Ixc25Backbone(Backbone):
         self.max_length = max_length
         self.quantization = check_quantization(quantization)
         self.folder = local_folder(self.path, SMALL_FILES, ADVICE)
-        self.config = Ixc25Config.from_pretrained(self.folder)
+        check_json(self.folder / "config.json")
+        with readable(self.path):
+            self.config = Ixc25Config.from_pretrained(self.folder)
         self.text_tokenizer = load_tokenizer(self.folder, self.config.vocab_size)
         self.num_layers = self.config.num_hidden_layers
         eos = self.config.eos_token_id

@@ -20,11 +20,11 @@ from lookright.backbones.shards import (
     dtype_name,
     fill,
     of_its_own,
-    read_tensors,
     weight_files,
     write_json,
     write_shards,
 )
+from lookright.backbones.tensor_files import read_tensors
 
 TASK_LORA = re.compile(r".+\.lora_(sft|dpo|web)_[AB]\.weight")
 """LoRAs of the writing modes; the model that chats about pictures never uses them."""

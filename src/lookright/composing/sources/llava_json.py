@@ -1,6 +1,5 @@
 """LLaVA json (`id, image, conversations`) with a folder of pictures."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,12 +8,15 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from lookright.common.hashing import stable_hash
+from lookright.common.jsonl import numbered_lines
 from lookright.common.path_map import PathMap
 from lookright.common.pictures import leaves_folder, open_rgb
 from lookright.common.ranks import rank_zero_info
+from lookright.common.strict_json import parse_json, read_json, short
 from lookright.composing.sources.base import Source, Split, check_split
 from lookright.composing.sources.follow_up import standing_instruction, stands_alone
 from lookright.errors import ConfigError, RecordError
+from lookright.records.pictures import PictureFolder
 from lookright.records.turns import num_turns, turn_texts
 from lookright.types import IMAGE_PLACEHOLDER, SourceRow
 
@@ -70,8 +72,9 @@ class LlavaJson(Source):
         return self._rows[split]
 
     def open(self, row: SourceRow) -> Image.Image:
-        """The file `<image_folder>/<picture>`."""
-        return open_rgb(self._image_folder / row.picture, f"row {row.id}")
+        """The file `<image_folder>/<picture>`, which no link leads out of."""
+        folder = PictureFolder(self._image_folder, self._path_map.folders, "source.path_map")
+        return open_rgb(folder.encoded(row.picture), f"row {row.id}")
 
     def _problems(self) -> Iterator[str]:
         for key, path in (("train_json", self._train_json), ("test_json", self._test_json)):
@@ -106,14 +109,14 @@ class LlavaJson(Source):
         before, num_taken = self.dropped.copy(), 0
         for position, record in enumerate(read_json_records(path)):
             try:
-                picture = one_picture(record, self._path_map)
+                picture, name = one_picture(record, self._path_map), row_id(record)
                 taken = list(self._taken(record))
             except RecordError as error:
                 self.dropped[error.reason] += 1
                 continue
             for turn, question, answer in taken:
                 num_taken += 1
-                key = f"{record.get('id', 'row')}-{position}"
+                key = f"{name}-{position}"
                 yield key if turn == 0 else f"{key}-turn{turn + 1}", picture, question, answer
         self._tell(path, num_taken, self.dropped - before)
 
@@ -147,16 +150,27 @@ class LlavaJson(Source):
 
 def read_json_records(path: Path) -> list[Any]:
     """The rows of a json file that holds one list, or of a `.jsonl` file. Raises ConfigError naming the place."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            records = (
-                [json.loads(line) for line in file if line.strip()] if path.suffix == ".jsonl" else json.load(file)
-            )
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid json ({error})") from error
+    if path.suffix == ".jsonl":
+        return [_row_at(where, line) for where, line in numbered_lines(path)]
+    records = read_json(path, "a LLaVA json file holds one list of rows")
     if not isinstance(records, list):
         raise ConfigError(f"{path}: found a json {type(records).__name__}, a LLaVA json file holds one list of rows")
     return records
+
+
+def _row_at(where: str, line: bytes) -> Any:
+    try:
+        return parse_json(line)
+    except RecordError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def row_id(record: dict[str, Any]) -> str:
+    """The row's own id, `row` where it has none. Raises RecordError (reason `malformed`) for another kind of value."""
+    own = record.get("id", "row")
+    if isinstance(own, bool) or not isinstance(own, str | int):
+        raise RecordError("malformed", f"id={short(own)} is {type(own).__name__}, not text or a whole number")
+    return str(own)
 
 
 def one_picture(record: Any, path_map: PathMap | None = None) -> str:
@@ -169,7 +183,7 @@ def one_picture(record: Any, path_map: PathMap | None = None) -> str:
     if not image:
         raise RecordError("no_image", "the row has no image")
     if not isinstance(image, str):
-        raise RecordError("several_images", f"the row's image is {image!r}, not one path")
+        raise RecordError("several_images", f"the row's image is {short(image)}, not one path")
     moved = image if path_map is None else path_map(image)
     # what the map made absolute lies in a folder that the user named
     inner = moved.removeprefix("/") if path_map is not None and moved != image else moved
