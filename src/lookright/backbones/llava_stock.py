@@ -54,14 +54,14 @@ class StockLayout:
         self.path = self.processor_path = path
         if raw.get("model_type") != "llava":
             raise ConfigError(f"backbone.path={path} holds a {raw.get('model_type')} model, not a LLaVA one")
-        self.config: LlavaConfig = AutoConfig.from_pretrained(path)
+        self.config: LlavaConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
         strategy = self.config.vision_feature_select_strategy
         if strategy != "default":
             raise ConfigError(
                 f"{path}: vision_feature_select_strategy={strategy} is not LLaVA-1.5's; only default is supported, "
                 "which drops the tower's class token"
             )
-        self.special_tokens = AutoTokenizer.from_pretrained(path)
+        self.special_tokens = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
     def load(self, dtype: torch.dtype, quantization: str | None) -> LlavaForConditionalGeneration:
         """Through transformers, with every tensor in place or a ConfigError that names it."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lookright.attention.kernels import AMPERE
 from lookright.backbones.base import Backbone
+from lookright.backbones.foreign import check_adapter_settings
 from lookright.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def check_adapter(adapter: str | None, key: str = "adapter") -> None:
     """Raise ConfigError where an adapter folder is none."""
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise ConfigError(f"{key}={adapter} holds no adapter_config.json; set {key} to the adapter/ folder of a run")
+    if adapter is not None:
+        check_adapter_settings(adapter, key)
 
 
 def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_trainable: bool = False) -> "PeftModel":
@@ -89,6 +92,7 @@ def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_
     # here, since models without an adapter need no PEFT
     from lookright.backbones.adapters import PeftConfig, PeftModel, adapting
 
+    check_adapter_settings(adapter, key)
     try:
         with adapting(model):
             return PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
