@@ -1,6 +1,6 @@
 """LookRight from Python: load a model, ask it about pictures, see where it looked, score answers, tune it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def load(
     backbone: str | None = None,
     *,
     run: str | Path | None = None,
+    trust: Collection[str] = (),
     adapter: str | Path | None = None,
     decode: str | Decoder = "greedy",
     device: str = "auto",
@@ -63,8 +64,9 @@ def load(
 
     `backbone` and `decode` name files of `conf/backbone/` and `conf/decode/`, or `decode` is a decoder; `options` are
     keys of the backbone's file, such as `path`. `run` is the folder of a training run, which brings its own backbone
-    and adapter; `adapter` an adapter's folder alone. The other arguments are keys of `infer.py`. Raises ConfigError
-    with all problems at once.
+    and adapter; where that backbone is a class of your own, `trust` names its package, and nothing else of such a
+    folder is called. `adapter` is an adapter's folder alone. The other arguments are keys of `infer.py`. Raises
+    ConfigError with all problems at once.
     """
     named = decode if isinstance(decode, str) else "greedy"
     config = _composed([f"backbone={backbone or 'tiny_llava'}", f"decode={named}"])
@@ -72,7 +74,7 @@ def load(
         own = [name for name, value in (("backbone", backbone), ("adapter", adapter), *options.items()) if value]
         if own:
             raise ConfigError(f"run={run} brings its own backbone and adapter; remove {', '.join(own)}")
-        config.backbone, config.adapter = run_model(run)
+        config.backbone, config.adapter = run_model(run, trust)
     elif adapter is not None:
         config.adapter = str(adapter)
     config.update(device=device, dtype=dtype, ratio_layer=ratio_layer, ratio_rows=ratio_rows)

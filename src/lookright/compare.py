@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="[NAME=]FOLDER", help="folders that infer.py or eval= wrote")
     parser.add_argument("--against", metavar="NAME", help="what the others are compared with; else the first")
     parser.add_argument("--output", type=Path, default=Path("outputs/compare"), help="where to write; else %(default)s")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="package of metrics of your own")
     parser.add_argument("--draws", type=int, default=10_000, help="of the bootstrap; else %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; else %(default)s")
     given = parser.parse_args(arguments)
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         if given.draws < 100:
             raise ConfigError(f"--draws {given.draws}; an interval of 95 % takes 100 or more")
         bootstrap = Bootstrap(num_draws=given.draws, seed=given.seed)
-        found = compare_runs(named(given.runs), given.against, bootstrap)
+        found = compare_runs(named(given.runs), given.against, bootstrap, given.trust)
     except LookRightError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lookright.backbones.foreign import ADAPTER_CONFIG, check_adapter_settings
 from lookright.backbones.tensor_files import check_numbers, read_tensors
 from lookright.common.strict_json import read_object, short
 from lookright.errors import ConfigError
 
-CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """The first that is there is read."""
 RANKED = ".lora_A.weight"
@@ -20,17 +20,17 @@ def check_adapter(adapter: str | None, key: str = "adapter") -> None:
     """Raise ConfigError where an adapter folder is none, is damaged, or holds values that are no numbers."""
     if adapter is None:
         return
-    if not (Path(adapter) / CONFIG).is_file():
-        raise ConfigError(f"{key}={adapter} holds no {CONFIG}; set {key} to the adapter/ folder of a run")
-    config, ranks = _config(Path(adapter), key), set()
+    if not (Path(adapter) / ADAPTER_CONFIG).is_file():
+        raise ConfigError(f"{key}={adapter} holds no {ADAPTER_CONFIG}; set {key} to the adapter/ folder of a run")
+    config, ranks = check_adapter_settings(adapter, key), set()
     file = _weights(Path(adapter), key)
     for name, tensor in _tensors(file):
         check_numbers(tensor, name, f"{key}={file}")
         if name.endswith(RANKED):
             ranks.add(tensor.shape[0])
     # ZeRO-3 leaves empty tensors, which are told where they matter
-    if config["peft_type"] == "LORA" and 0 not in ranks:
-        _check_ranks(Path(adapter) / CONFIG, config, ranks)
+    if 0 not in ranks:
+        _check_ranks(Path(adapter) / ADAPTER_CONFIG, config, ranks)
 
 
 def adapter_names(adapter: str, key: str = "adapter") -> set[str]:
@@ -40,18 +40,7 @@ def adapter_names(adapter: str, key: str = "adapter") -> set[str]:
 
 def base_of(adapter: str) -> str:
     """The model that an adapter says it was trained on."""
-    return short(read_object(Path(adapter) / CONFIG, "fetch it again").get("base_model_name_or_path"))
-
-
-def _config(folder: Path, key: str) -> dict[str, Any]:
-    # here, since models without an adapter need no PEFT
-    from lookright.backbones.adapters import PeftType
-
-    config = read_object(folder / CONFIG, f"set {key} to the adapter/ folder of a run, or fetch it again")
-    kinds = [kind.value for kind in PeftType]
-    if config.get("peft_type") not in kinds:
-        raise ConfigError(f"{folder / CONFIG}: peft_type={short(config.get('peft_type'))}; valid: {', '.join(kinds)}")
-    return config
+    return short(read_object(Path(adapter) / ADAPTER_CONFIG, "fetch it again").get("base_model_name_or_path"))
 
 
 def _weights(folder: Path, key: str) -> Path:

@@ -7,6 +7,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessorPil, PreTrainedConfig
 
 from lookright.backbones.folder import check_folder, check_json
+from lookright.backbones.foreign import check_settings
 from lookright.backbones.llava_original import OriginalLayout, is_original
 from lookright.backbones.llava_stock import StockLayout
 from lookright.backbones.shards import SHARD_BYTES
@@ -48,6 +49,7 @@ def find_layout(path: str | None, vision_tower: str | None) -> CheckpointLayout:
     """The layout of a folder or hub name, by its config.json. Raises ConfigError where it is no LLaVA-1.5."""
     path = check_folder(path)
     raw = _config_of(path)
+    check_settings(raw, f"backbone.path={path}")
     if is_original(raw):
         return OriginalLayout(path, raw, vision_tower)
     if vision_tower is not None:

@@ -16,10 +16,12 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaImageProcessorPil,
+    PreTrainedConfig,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lookright.backbones.folder import local_folder
+from lookright.backbones.foreign import check_settings
 from lookright.backbones.llava_stock import BUFFERS, TOKENIZER_FILES, copy_files
 from lookright.backbones.quantization import loading_device, require_bitsandbytes
 from lookright.backbones.shards import (
@@ -230,7 +232,9 @@ class OriginalLayout:
 
     def _tower_config(self) -> CLIPVisionConfig:
         try:
-            config = AutoConfig.from_pretrained(self.tower_folder)
+            settings, _ = PreTrainedConfig.get_config_dict(self.tower_folder)
+            check_settings(settings, f"{self.tower_key}={self.tower_name}")
+            config = AutoConfig.from_pretrained(self.tower_folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.tower_key}={self.tower_name}: {str(error).splitlines()[0]}") from error
         config = config.vision_config if isinstance(config, CLIPConfig) else config

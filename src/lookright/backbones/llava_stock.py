@@ -58,7 +58,7 @@ class StockLayout:
         if raw.get("model_type") != "llava":
             raise ConfigError(f"backbone.path={path} holds a {raw.get('model_type')} model, not a LLaVA one")
         with readable(path):
-            self.config: LlavaConfig = AutoConfig.from_pretrained(path)
+            self.config: LlavaConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
         strategy = self.config.vision_feature_select_strategy
         if strategy != "default":
             raise ConfigError(
@@ -66,7 +66,7 @@ class StockLayout:
                 "which drops the tower's class token"
             )
         with readable(path):
-            self.special_tokens = AutoTokenizer.from_pretrained(path)
+            self.special_tokens = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
     def load(self, dtype: torch.dtype, quantization: str | None) -> LlavaForConditionalGeneration:
         """Through transformers, with every tensor in place or a ConfigError that names it."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lookright.attention.kernels import AMPERE
 from lookright.backbones.adapter_files import adapter_names, base_of
 from lookright.backbones.base import Backbone
+from lookright.backbones.foreign import check_adapter_settings
 from lookright.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def with_adapter(model: PreTrainedModel, adapter: str, key: str = "adapter", is_
     # here, since models without an adapter need no PEFT
     from lookright.backbones.adapters import PeftModel, adapting, get_peft_model_state_dict
 
+    check_adapter_settings(adapter, key)
     try:
         with adapting(model):
             policy = PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)

@@ -84,7 +84,7 @@ def our_ids(ours: TextTokenizer, text: str, bos_id: int, image_id: int) -> list[
 
 def _agrees(folder: Path, ours: TextTokenizer, bos_id: int, image_id: int) -> bool:
     try:
-        stock = AutoTokenizer.from_pretrained(folder)
+        stock = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError):
         return False  # the files are of a form that stock classes do not read, or need a package that is not there
     return all(stock(text)["input_ids"] == our_ids(ours, text, bos_id, image_id) for text in PROBES)

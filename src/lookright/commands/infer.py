@@ -33,7 +33,7 @@ from lookright.config.check import Problems
 from lookright.config.entry import with_output
 from lookright.config.inputs import pictures_of
 from lookright.config.made_by import MadeBy, describe_data, made_by
-from lookright.config.runs import CONFIG_FILE, read_config, with_run
+from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, with_run
 from lookright.errors import ConfigError
 from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.predictions import build_metrics
@@ -199,7 +199,7 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
             raise ConfigError(
                 f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
             )
-        saved: Any = OmegaConf.to_container(read_config(folder, "output"))
+        saved: Any = OmegaConf.to_container(read_config(folder, "output", builds=NOTHING))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
         changed += _changed_shards(saved, plain)
         if changed:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
 from lookright.common.jsonl import write_atomically
-from lookright.config.runs import CONFIG_FILE
+from lookright.config.runs import CONFIG_FILE, trusted_by
 from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.evaluation.metric import Column
 from lookright.evaluation.predictions import metrics_of_run
@@ -61,7 +61,7 @@ def infer_sweep(
             failures.append(f"run {name}: {error}")
     told = {name: result for name, result in results.items() if result is not None}
     if told:
-        _write(Path(config.output), finished, told)
+        _write(Path(config.output), finished, told, trusted_by(config))
     for line in left_out:
         print(f"not answered: {line}")
     if failures:
@@ -91,11 +91,11 @@ def _why(run: Run) -> str:
     return f"run {run.name} is {run.state}{f' ({run.detail})' if run.detail else ''}"
 
 
-def _write(output: Path, runs: Sequence[Run], results: Results) -> None:
+def _write(output: Path, runs: Sequence[Run], results: Results, trusted: Collection[str]) -> None:
     """One table of all runs: for people, with the first numbers, and as csv."""
     answered = [run for run in runs if run.name in results]
     keys = differing_keys(answered)
-    columns = metrics_of_run(output / answered[0].name).columns
+    columns = metrics_of_run(output / answered[0].name, trusted).columns
     shown = [column for column in columns if column.field == "value"]
     groups = [(column, group) for column in shown for group in (MULTI_IMAGE, SINGLE_IMAGE)]
     groups = [

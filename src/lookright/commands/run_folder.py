@@ -34,6 +34,8 @@ from lookright.training.loggers import METRICS_FILE, RunLogger
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
+PICKLED = "deepspeed"
+"""Whose checkpoints are read by pickle, as `trust` names it."""
 
 
 def run_config(config: DictConfig) -> DictConfig:
@@ -42,7 +44,7 @@ def run_config(config: DictConfig) -> DictConfig:
     A job that its launcher starts again goes on with what it wrote to `output` itself, as if `resume` named that.
     """
     if config.resume is not None:
-        others = [item for item in given_overrides() if not item.lstrip("+").startswith("resume=")]
+        others = [item for item in given_overrides() if not item.lstrip("+").startswith(("resume=", "trust="))]
         if others:
             raise ConfigError(f"resume takes the config of {config.resume}; remove {', '.join(others)}")
         return saved_config(config)
@@ -63,13 +65,20 @@ def saved_config(config: DictConfig) -> DictConfig:
     Keys that this version does not know are refused: a run goes on as it began or not at all.
     """
     folder = Path(config.resume)
+    newest = newest_whole(folder)
     missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
-    missing += [] if newest_whole(folder) is not None else [f"whole {CHECKPOINT_FOLDER}/step=N.ckpt"]
+    missing += [] if newest is not None else [f"whole {CHECKPOINT_FOLDER}/step=N.ckpt"]
     if missing:
         raise ConfigError(
             f"resume={folder} holds no {' and no '.join(missing)}; set resume to the folder of a run that "
             "saved a checkpoint (every trainer.checkpoint_every steps, every trainer.checkpoint_minutes, or once an "
             "epoch)"
+        )
+    # a job that goes on in its own output knows it
+    if newest is not None and newest.is_dir() and config.output != config.resume and PICKLED not in config.trust:
+        raise ConfigError(
+            f"resume={folder}: {newest.name} is a folder, which DeepSpeed reads by pickle, and that may run a program; "
+            f"where the run is your own, set trust=[{PICKLED}]"
         )
     saved = own_config(folder, "resume", config)
     saved.resume, saved.output = str(folder), str(folder)

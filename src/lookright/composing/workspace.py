@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lookright.common.locks import LOCK_FILE, locked
 from lookright.config.made_by import MADE_BY_FILE
-from lookright.config.runs import CONFIG_FILE, read_config
+from lookright.config.runs import CONFIG_FILE, NOTHING, read_config
 from lookright.errors import ConfigError
 
 ONE_LOT = "all"
@@ -154,7 +154,7 @@ def open_workspace(config: DictConfig) -> Workspace:
             "or another output"
         )
     # one answer is what runs had before the key was there
-    saved = OmegaConf.merge({"num_answers": 1}, read_config(workspace.folder, "output"))
+    saved = OmegaConf.merge({"num_answers": 1}, read_config(workspace.folder, "output", builds=NOTHING))
     if config.dtype == "auto":
         # a stage that answers knows its device; what answered before stays known
         config.dtype = saved.dtype

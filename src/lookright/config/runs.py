@@ -1,7 +1,7 @@
 """The folder of a run, as others read it: its config by one door, its model, and what a repetition takes of it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lookright.config.entry import given_overrides
 from lookright.config.renamed import new_names
+from lookright.config.trust import check_references, check_targets, targets_of
 from lookright.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
@@ -21,10 +22,18 @@ OBJECTIVE = "val/loss"
 """What a sweeper is told of a run without test sets."""
 
 
-def read_config(folder: str | Path, key: str) -> DictConfig:
+NOTHING: tuple[str, ...] = ()
+"""Of a config that is shown or compared, what is built."""
+
+
+def read_config(
+    folder: str | Path, key: str, *, builds: Collection[str] | None = None, trusted: Collection[str] = ()
+) -> DictConfig:
     """What stands in `config.yaml` of a folder that the config key `key` names: the one way to read any run's config.
 
-    Raises ConfigError where there is none, or no config in it.
+    Whoever wrote it, nothing of it is called that `config.trust` does not know: `builds` are the keys of the root whose
+    objects the caller makes, None is all, and `trusted` what the user's own config names. Raises ConfigError where
+    there is none, no config in it, or one that names what is not known.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -35,7 +44,15 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
         raise ConfigError(f"{key}={folder}: {CONFIG_FILE} cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{key}={folder}: {CONFIG_FILE} holds no keys; set {key} to the folder of a run")
+    where = f"{key}={folder}: {CONFIG_FILE}"
+    check_references(config, where)
+    check_targets(config, Path(folder), where, builds, trusted)
     return config
+
+
+def trusted_by(config: DictConfig) -> set[str]:
+    """Return what a config that the user composed names of classes, and what its `trust` says."""
+    return {*targets_of(config), *map(str, config.get("trust") or ())}
 
 
 def own_config(folder: str | Path, key: str, known: DictConfig) -> DictConfig:
@@ -44,9 +61,9 @@ def own_config(folder: str | Path, key: str, known: DictConfig) -> DictConfig:
     Raises ConfigError for a run of another command, or of a version with other keys: a run is taken as it was or not
     at all.
     """
-    saved = read_config(folder, key)
-    # runs that were saved before the key was there repeat nothing
-    strange = sorted({str(name) for name in set(saved) ^ set(known)} - {"repeat"})
+    saved = read_config(folder, key, trusted=trusted_by(known))
+    # runs that were saved before these keys were there repeat nothing
+    strange = sorted({str(name) for name in set(saved) ^ set(known)} - {"repeat", "trust"})
     if strange:
         names = [str(name) for name in known]
         renamed = [told for told in (new_names(str(name), names) for name in saved) if told is not None]
@@ -55,6 +72,8 @@ def own_config(folder: str | Path, key: str, known: DictConfig) -> DictConfig:
             "go on with that version (made_by.json or the log names it), or start anew with another output"
             f"{''.join(f'; {told}' for told in renamed)}"
         )
+    # whom to trust is never read from there
+    saved.trust = known.trust
     return saved
 
 
@@ -96,13 +115,14 @@ def _delete(config: DictConfig, parent: str, name: str) -> None:
     del holder[name]
 
 
-def run_model(run: str | Path) -> tuple[DictConfig, str | None]:
+def run_model(run: str | Path, trusted: Collection[str] = ()) -> tuple[DictConfig, str | None]:
     """The backbone's config of a finished run, and its adapter folder, None where the model itself was tuned.
 
-    Raises ConfigError for a folder that is none, or of a run that did not end.
+    `trusted` are classes, modules or packages that its backbone may be of, beside ours. Raises ConfigError for a folder
+    that is none, or of a run that did not end.
     """
     folder = Path(run)
-    saved = read_config(run, "run")
+    saved = read_config(run, "run", builds=("backbone",), trusted=trusted)
     if not isinstance(saved.get("backbone"), DictConfig):
         raise ConfigError(f"run={run}: {CONFIG_FILE} names no backbone; set run to the folder of a train.py run")
     # by itself: what it refers to is left behind
@@ -129,5 +149,5 @@ def with_run(config: DictConfig) -> DictConfig:
         raise ConfigError(
             f"run={config.run} brings its backbone; remove {', '.join(own)}, or set adapter instead of run"
         )
-    config.backbone, config.adapter = run_model(config.run)
+    config.backbone, config.adapter = run_model(config.run, trusted_by(config))
     return config

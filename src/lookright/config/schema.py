@@ -73,6 +73,7 @@ class TrainConfig:
     output: str | None = None
     resume: str | None = None
     repeat: str | None = None
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -81,6 +82,7 @@ class InferConfig:
 
     backbone: Any = None
     run: str | None = None
+    trust: list[str] = field(default_factory=list)
     adapter: str | None = None
     data: Any = MISSING
     decode: Any = MISSING
@@ -104,6 +106,7 @@ class TuneAdaptiveConfig:
 
     backbone: Any = None
     run: str | None = None
+    trust: list[str] = field(default_factory=list)
     adapter: str | None = None
     data: Any = MISSING
     grid: Any = MISSING
@@ -122,6 +125,7 @@ class AskConfig:
 
     backbone: Any = None
     run: str | None = None
+    trust: list[str] = field(default_factory=list)
     adapter: str | None = None
     images: Any = MISSING
     question: str | None = None
@@ -145,6 +149,7 @@ class ExportConfig:
 
     backbone: Any = None
     run: str | None = None
+    trust: list[str] = field(default_factory=list)
     adapter: str | None = None
     merge: bool = True
     layout: str | None = None
@@ -178,6 +183,7 @@ class ServeConfig:
 
     backbone: Any = None
     run: str | None = None
+    trust: list[str] = field(default_factory=list)
     adapter: str | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     decode: Any = MISSING

@@ -1,7 +1,7 @@
 """Several runs of infer.py on the same questions: what each answers, and how it differs from one of them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -173,11 +173,15 @@ class Comparison:
 
 
 def compare_runs(
-    runs: Mapping[str, str | Path], against: str | None = None, bootstrap: Bootstrap | None = None
+    runs: Mapping[str, str | Path],
+    against: str | None = None,
+    bootstrap: Bootstrap | None = None,
+    trusted: Collection[str] = (),
 ) -> Comparison:
     """Compare folders of infer.py, by name, with the run `against` (None: the first).
 
-    Differences have a bootstrap interval too where `bootstrap` says how.
+    Differences have a bootstrap interval too where `bootstrap` says how. `trusted` are classes, modules or packages of
+    metrics that are not ours.
 
     Raises ConfigError for fewer than two runs, a folder without predictions, an unknown name, and runs that did not
     answer the same questions.
@@ -192,7 +196,7 @@ def compare_runs(
     order = list(lines[against])
     aligned = {name: [lines[name][question] for question in order] for name in names}
     sources = sorted({line["source"] for line in aligned[against] if line.get("source")})
-    metrics = _metrics([runs[name] for name in (against, *names)])
+    metrics = _metrics([runs[name] for name in (against, *names)], trusted)
     compared = _Compared(metrics=metrics, against=against, bootstrap=bootstrap)
     return Comparison(
         against=against,
@@ -206,11 +210,11 @@ def compare_runs(
     )
 
 
-def _metrics(folders: Sequence[str | Path]) -> Metrics:
+def _metrics(folders: Sequence[str | Path], trusted: Collection[str]) -> Metrics:
     """The metrics of all runs; of two with one name the first run's, which is the one compared with."""
     parts: dict[str, Metric] = {}
     for folder in folders:
-        parts = {**metrics_of_run(folder).parts, **parts}
+        parts = {**metrics_of_run(folder, trusted).parts, **parts}
     return Metrics(parts=parts)
 
 

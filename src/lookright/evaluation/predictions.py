@@ -1,5 +1,6 @@
 """predictions.jsonl: what is known of each answer, in a line."""
 
+from collections.abc import Collection
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -104,9 +105,13 @@ def default_metrics() -> Metrics:
     return _metrics_of(nodes)
 
 
-def metrics_of_run(folder: str | Path) -> Metrics:
-    """Return the metrics of a run of infer.py, fresh; the default ones where it does not say which."""
-    saved = read_config(folder, "run") if (Path(folder) / CONFIG_FILE).is_file() else None
+def metrics_of_run(folder: str | Path, trusted: Collection[str] = ()) -> Metrics:
+    """Return the metrics of a run of infer.py, fresh; the default ones where it does not say which.
+
+    Raises ConfigError for a metric that is neither ours nor `trusted`.
+    """
+    known = (Path(folder) / CONFIG_FILE).is_file()
+    saved = read_config(folder, "run", builds=("metrics",), trusted=trusted) if known else None
     nodes = None if saved is None else saved.get("metrics")
     return default_metrics() if nodes is None else _metrics_of(nodes)
 

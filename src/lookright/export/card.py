@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.common.jsonl import write_atomically
 from lookright.config.made_by import describe_data, described_values
-from lookright.config.runs import EVAL_FOLDER
+from lookright.config.runs import EVAL_FOLDER, NOTHING, read_config
 
 CARD_FILE = "README.md"
 GROUPS = ("loss", "reference", "tuning", "optimizer", "schedule", "data", "trainer")
@@ -22,7 +22,8 @@ SHOWN_METRICS = ("train/", "val/")
 def write_card(config: DictConfig, run: str | None, note: Mapping[str, Any], base: str, folder: Path) -> None:
     """Write `README.md` into what is exported; `note` is what `export.json` holds, `base` what the base is called."""
     home = _run_folder(config, run)
-    trained: Any = {} if home is None else OmegaConf.to_container(OmegaConf.load(home / "config.yaml"), resolve=False)
+    saved = None if home is None else read_config(home, "run", builds=NOTHING)
+    trained: Any = {} if saved is None else OmegaConf.to_container(saved, resolve=False)
     summary = _read(home, "summary.json")
     backbone: Any = OmegaConf.to_container(config.backbone, resolve=True)
     text = (

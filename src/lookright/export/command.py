@@ -172,9 +172,11 @@ def _verify(parts: _Parts, probe: Probe, wanted: Tensor, folder: Path) -> dict[s
 
 def _stock_logits(parts: _Parts, probe: Probe, folder: Path) -> Tensor:
     """By AutoProcessor and AutoModelForImageTextToText. Raises LookRightError where the prompt is not ours."""
-    loaded: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(folder, dtype=parts.dtype)
+    loaded: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=parts.dtype, trust_remote_code=False
+    )
     loaded = loaded.to(parts.device).eval()
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     inputs = processor.apply_chat_template(
         probe.message(), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lookright.config.check import check_config
 from lookright.config.entry import is_shard, sweep_output
-from lookright.config.runs import read_config, repeated_config
+from lookright.config.runs import NOTHING, read_config, repeated_config
 from lookright.config.swept import key_of, swept_keys
 from lookright.errors import ConfigError
 from lookright.launching.jobs import Job, same_in_all
@@ -64,7 +64,8 @@ class Planner:
         if resumed is None:
             check_config(task)
         folder = Path(sweep_output(task, config.hydra)).absolute()
-        resources = resources_of(read_config(resumed, "resume") if resumed else task, self.gpus_per_node, offers_gpus)
+        saved = read_config(resumed, "resume", builds=NOTHING) if resumed else task
+        resources = resources_of(saved, self.gpus_per_node, offers_gpus)
         own = [item for item in overrides if not OUTPUT.match(item)]
         if resumed is None:
             own.append(f"output={quoted(str(folder))}")

@@ -20,10 +20,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="of a sweep, or any above runs of train.py")
     parser.add_argument("--metric", help="what runs are judged by, as val/loss; else what they were told to optimise")
     parser.add_argument("--against", metavar="RUN", help="a run's folder below FOLDER, to take differences to")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="package of metrics of your own")
     parser.add_argument("--output", type=Path, help="where to write; else FOLDER")
     given = parser.parse_args(arguments)
     try:
-        sweep = read_sweep(given.folder, given.metric, given.against)
+        sweep = read_sweep(given.folder, given.metric, given.against, given.trust)
     except LookRightError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ from lookright.common.locks import LOCK_FILE
 from lookright.common.strict_json import read_object, short
 from lookright.config.folders import IN_CHECKOUT
 from lookright.config.made_by import read_made_by, shown_path
-from lookright.config.runs import CONFIG_FILE, EVAL_FOLDER, read_config
+from lookright.config.runs import CONFIG_FILE, EVAL_FOLDER, NOTHING, read_config
 from lookright.errors import ConfigError
 from lookright.launching.follow import View, Watch
 from lookright.launching.jobs import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Job, Launch, is_gone, launches
@@ -203,7 +203,7 @@ def _repeating(folder: Path) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).is_file():
         return {}
-    plain: Any = OmegaConf.to_container(read_config(folder, "folder"))
+    plain: Any = OmegaConf.to_container(read_config(folder, "folder", builds=NOTHING))
     return plain
 
 

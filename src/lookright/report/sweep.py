@@ -1,7 +1,7 @@
 """What runs say together: the keys that differ, means over seeds, differences to one of them, the best."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,8 +70,12 @@ class Sweep:
         return [key for key in self.keys if key != SEED]
 
 
-def read_sweep(folder: Path, metric: str | None = None, against: str | None = None) -> Sweep:
+def read_sweep(
+    folder: Path, metric: str | None = None, against: str | None = None, trusted: Collection[str] = ()
+) -> Sweep:
     """Read all runs. `metric` (None: their own objective) and `against`, a run's name (None: no differences).
+
+    `trusted` are classes, modules or packages of metrics that are not ours.
 
     Raises ConfigError for a folder without runs, a metric that none has, and a name that is none.
     """
@@ -81,11 +85,15 @@ def read_sweep(folder: Path, metric: str | None = None, against: str | None = No
     if known and metric not in known and metric != OBJECTIVE:
         raise ConfigError(f"--metric {metric}: no run has it; valid: {', '.join(known)}")
     sweep = Sweep(
-        folder=folder, runs=runs, keys=differing_keys(runs), metric=metric, lower_is_better=_is_loss(runs, metric)
+        folder=folder,
+        runs=runs,
+        keys=differing_keys(runs),
+        metric=metric,
+        lower_is_better=_is_loss(runs, metric, trusted),
     )
     sweep.groups = list(_groups(sweep))
     if against is not None:
-        _compare(sweep, against)
+        _compare(sweep, against, trusted)
     return sweep
 
 
@@ -113,12 +121,12 @@ def _objective(runs: Sequence[Run]) -> str:
     return names.most_common(1)[0][0] if names else OBJECTIVE
 
 
-def _is_loss(runs: Sequence[Run], metric: str) -> bool:
+def _is_loss(runs: Sequence[Run], metric: str, trusted: Collection[str]) -> bool:
     """Whether less of the metric is better, as the metric itself says where it is one of the evaluation."""
     if metric.startswith(("train/", "val/")):
         return "loss" in metric
     measured = next((run.folder / EVAL_FOLDER for run in runs if run.measured), None)
-    measures = [] if measured is None else metrics_of_run(measured).measures
+    measures = [] if measured is None else metrics_of_run(measured, trusted).measures
     return any(one.good < 0 for one in measures if one.key == metric.rpartition("/")[0])
 
 
@@ -138,7 +146,7 @@ def _groups(sweep: Sweep) -> Iterator[Group]:
         )
 
 
-def _compare(sweep: Sweep, against: str) -> None:
+def _compare(sweep: Sweep, against: str, trusted: Collection[str]) -> None:
     """Fill in differences to a run and, over seeds, to its group."""
     named = next((run for run in sweep.runs if run.name == against), None)
     if named is None:
@@ -149,7 +157,7 @@ def _compare(sweep: Sweep, against: str) -> None:
         if run is not named and run.finished and named.finished and run.measured and named.measured:
             folders = {one.name: one.folder / EVAL_FOLDER for one in (named, run)}
             try:
-                questions = compare_runs(folders, against).groups.get(group)
+                questions = compare_runs(folders, against, trusted=trusted).groups.get(group)
             except ConfigError as error:
                 sweep.not_compared[run.name] = str(error)
                 continue

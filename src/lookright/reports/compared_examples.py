@@ -1,6 +1,6 @@
 """Questions to show: drawn evenly from what came of them, with where each model looked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,25 @@ OUTCOMES = {(False, True): "gained", (True, False): "lost", (False, False): "bot
 
 
 def compared_examples(
-    runs: Mapping[str, str | Path], against: str, tuned: str, num_examples: int = 12, device: str = "auto"
+    runs: Mapping[str, str | Path],
+    against: str,
+    tuned: str,
+    num_examples: int = 12,
+    device: str = "auto",
+    trusted: Collection[str] = (),
 ) -> list[Example]:
     """Cards of the same questions with the answers of all `runs`, folders of infer.py by name.
 
     Drawn by a hash of the id, evenly over formats with several images and over the four outcomes of two runs:
     gained (`against` wrong, `tuned` right), lost, both wrong, both right. Both runs' models are loaded, one after the
-    other, to read where they look. Raises ConfigError for a name that is not among the runs.
+    other, to read where they look. Raises ConfigError for a name that is not among the runs, and for runs whose configs
+    name classes that are neither ours nor `trusted`.
     """
     unknown = [name for name in (against, tuned) if name not in runs]
     if unknown:
         raise ConfigError(f"{unknown[0]} is none of the runs {', '.join(runs)}")
     lines = {name: read_predictions(folder) for name, folder in runs.items()}
-    configs: dict[str, Any] = {name: read_config(runs[name], "run") for name in (against, tuned)}
+    configs: dict[str, Any] = {name: read_config(runs[name], "run", trusted=trusted) for name in (against, tuned)}
     places = draw_evenly(_places(configs[against]), lines[against], lines[tuned], num_examples)
     heat = {name: _heat(config, lines[name], places, device) for name, config in configs.items()}
     return [
