@@ -15,8 +15,9 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.llava import LlavaBackbone
-from lookright.backbones.loading import check_adapter, load_policy, with_adapter
+from lookright.backbones.loading import load_policy, with_adapter
 from lookright.backbones.shards import read_tensors
 from lookright.commands.train import train
 from lookright.errors import ConfigError, LookRightError
