@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,22 @@ def test_the_best_run_has_the_command_that_repeats_it(tmp_path: Path) -> None:
         *("python", "train.py", "--config-dir", "mine/conf"),
         *("data.path=a b", "loss.alpha=0", "loss/kind=dpo", f"output={tmp_path}_best"),
     ]
+
+
+def test_a_run_that_another_launch_went_on_with_has_the_command_that_began_it(tmp_path: Path) -> None:
+    """As a search does with trials that were killed."""
+    launched(tmp_path, {0: Status(state=RUNNING, where=socket.gethostname(), pid=GONE)})
+    first = Launch.load(tmp_path / "launch" / "1")
+    folder = tmp_path / "launch" / "2"
+    folder.mkdir()
+    going_on = replace(first.jobs[0], overrides=[f"resume='{tmp_path / '0'}'", "hydra.mode=RUN"], swept=[])
+    again = replace(first, folder=folder, jobs=[going_on])
+    again.save()
+    again.set_status(0, Status(state=FINISHED))
+    write_run(tmp_path / "0", 0, **told(50.0))
+    (run,) = read_runs(tmp_path)
+    assert (run.state, run.given) == (FINISHED, {"data.path": "a b", "loss.alpha": 0, "loss/kind": "dpo"})
+    assert run.command == "python train.py --config-dir mine/conf 'data.path=a b' loss.alpha=0 loss/kind=dpo"
 
 
 def test_jobs_that_no_launcher_will_start_are_told(tmp_path: Path) -> None:

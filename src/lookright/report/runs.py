@@ -96,11 +96,18 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _jobs(folder: Path) -> Iterator[tuple[Launch, Job, View]]:
-    """The jobs of all launches of a sweep; of two with one folder the later one counts."""
+    """The jobs of all launches of a sweep; of two with one folder the later one counts.
+
+    One that goes on with a folder has the command line of the one that began it.
+    """
+    begun: dict[str, Job] = {}
     for place in launches(folder):
         launch = Launch.load(place)
         views = _views(launch)
-        yield from ((launch, job, views[job.num]) for job in launch.jobs if not job.shared)
+        for job in (one for one in launch.jobs if not one.shared):
+            goes_on = any(item.startswith("resume=") for item in job.overrides)
+            begun[job.folder] = begun.get(job.folder, job) if goes_on else job
+            yield launch, begun[job.folder], views[job.num]
 
 
 def _views(launch: Launch) -> dict[int, View]:
