@@ -145,6 +145,13 @@ def _same_lines(data: bytes, found: Any) -> None:
     assert plain.json_lines(data) == found
 
 
+def _same_instructions(data: bytes, found: Any) -> None:
+    for record, row in zip(found, plain.json_lines(data), strict=True):
+        # of several ground truths one is taken
+        if plain_keys(row):
+            plain.check_own(record, row)
+
+
 def _answered(path: Path) -> Any:
     folder = path.parent
     (folder / "instructions.jsonl").write_bytes(lines(OWN_PROMPT, OWN_PROMPT | {"id": "q2"}))
@@ -208,10 +215,7 @@ READERS = [
     Reader("llava", "it.json", [_pair_text([LLAVA, LLAVA | {"image": "b.png"}])], _llava, _same_llava),
     Reader("lines", "it.jsonl", [lines(OWN_PROMPT, SEVERAL, ANSWERS[0])], _appended, _same_lines),
     Reader(
-        "instructions", "it.jsonl", [lines(OWN_PROMPT)], lambda path: list(read_prompts(path)),
-        lambda data, found: [
-            plain.check_own(one, raw) for one, raw in zip(found, plain.json_lines(data), strict=True)
-        ] and None,
+        "instructions", "it.jsonl", [lines(OWN_PROMPT)], lambda path: list(read_prompts(path)), _same_instructions
     ),
     Reader("answers", "answers.jsonl", [lines(*ANSWERS)], _answered, _same_answers),
     Reader(
