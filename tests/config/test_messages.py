@@ -22,6 +22,7 @@ OPEN = {
     "num_prompts.*",
     "metrics.accuracy.rules.*",
     "adapters.*",
+    "loss.kind",
     "logger._target_",
     "hydra.searchpath",
     "hydra.launcher",
@@ -31,7 +32,7 @@ OPEN = {
     "hydra.job.id",
     "hydra.mode",
 }
-"""Below keys that take a mapping of the user's own, keys of a model's `config.json`, and Hydra's own."""
+"""Below keys that take a mapping of the user's own, keys of a model's `config.json`, a group, and Hydra's own."""
 
 
 def flatten(node: DictConfig, prefix: str = "") -> Iterator[str]:
