@@ -181,7 +181,7 @@ def test_random_draw_of_as_many_answers_as_the_rule_keeps(run: Run, several: Pat
         ["selection=attention", f"selection.thresholds={limits}"],
         ["selection=random", f"+selection.match.thresholds={limits}"],
     ):
-        run(tmp_path, *SEVERAL, "decode.sampling.temperature=0.5", *LENGTHS, "stage=select", *rule)
+        run(tmp_path, *SEVERAL, "decode.sampling.temperature=0.5", *LENGTHS, "stage=select", *rule, "overwrite=true")
         counts = json.loads((tmp_path / "summary.json").read_text())
         kept.append([cell["kept"] for cell in counts["cells"]])
     assert kept[0] == kept[1] and 0 < sum(kept[0]) < counts["answered"]

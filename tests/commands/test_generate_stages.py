@@ -91,7 +91,7 @@ def test_random_selection_keeps_as_many_in_every_cell(run: Run, unbroken: Path, 
     run(tmp_path, "stage=select", "selection=random")
     kept = {(cell["format"], cell["num_images"]): cell["kept"] for cell in summary(unbroken)["cells"]}
     assert {(cell["format"], cell["num_images"]): cell["kept"] for cell in summary(tmp_path)["cells"]} == kept
-    run(tmp_path, "stage=select", "selection=none")
+    run(tmp_path, "stage=select", "selection=none", "overwrite=true")
     assert set(summary(tmp_path)["dropped"]) <= {"same_answer", "length_ratio", "perplexity", "edit_distance"}
 
 

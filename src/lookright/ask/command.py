@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from lookright.answering.shares import Shares
 from lookright.api import ModelParts, Reply
 from lookright.ask.question import Asked, read_question
+from lookright.backbones.loading import use_threads
 from lookright.common.jsonl import write_atomically
 from lookright.config.made_by import made_by
 from lookright.config.runs import with_run
@@ -34,8 +34,7 @@ def ask(config: DictConfig, asked: Asked | None = None) -> dict[str, Any]:
     parts.decoder.check_num_answers(config.num_answers)
     row_length(parts.backbone, prompt, pictures)
     parts.decoder.check(parts.backbone, [prompt])
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    use_threads(config.num_threads)
     model = parts.load()
     replies = model.reply(prompt, pictures, config.num_answers)
     shares = [reply.shares() for reply in replies]

@@ -16,12 +16,11 @@ def check_folder(path: str | None) -> str:
     """Return `path`. Raises ConfigError where `path` is missing, or looks local and is no folder with a config.json."""
     if path is None:
         raise ConfigError("backbone.path is not set; set backbone.path to a local folder or a hub name")
-    folder = Path(path)
-    looks_local = folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or folder.exists()
-    if looks_local and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"backbone.path={path} holds no config.json; set backbone.path to a model folder or a hub name"
-        )
+    if looks_local(path) and not (Path(path) / "config.json").is_file():
+        what = "holds no config.json" if Path(path).is_dir() else "is no folder here, and its name none of a hub"
+        if not Path(path).is_dir() and path.count("/") == 1 and Path(path).parent.is_dir():
+            what = f"is not there, and is no name on a hub since the folder {Path(path).parent} lies here"
+        raise ConfigError(f"backbone.path={path} {what}; set backbone.path to a model folder or a hub name")
     return path
 
 
@@ -52,10 +51,18 @@ def readable(path: str | Path, what: str = "one of its files of settings") -> It
         ) from error
 
 
+def looks_local(path: str) -> bool:
+    """Whether a path is none that a hub has, as OWNER/NAME where no folder OWNER lies here: a hub is asked for long."""
+    folder = Path(path)
+    return path.startswith((".", "~")) or path.count("/") != 1 or folder.exists() or folder.parent.is_dir()
+
+
 def local_folder(path: str, patterns: Sequence[str], advice: str, what: str = "backbone.path") -> Path:
     """`path` where it is a folder, else the hub's files that match; ConfigError with `advice` where there are none."""
     if Path(path).is_dir():
         return Path(path)
+    if looks_local(path):
+        raise ConfigError(f"{what}={path} is no local folder; {advice}")
     try:
         return Path(snapshot_download(path, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:

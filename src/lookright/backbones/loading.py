@@ -74,6 +74,15 @@ def placing(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     return place, DTYPES[dtype]
 
 
+def use_threads(num_threads: int | None) -> None:
+    """Let torch use so many threads of the CPU, None for its own choice. Raises ConfigError for none."""
+    if num_threads is None:
+        return
+    if num_threads < 1:
+        raise ConfigError(f"num_threads={num_threads}; set 1 or more, or null for torch's own choice")
+    torch.set_num_threads(num_threads)
+
+
 def dtype_key(dtype: torch.dtype) -> str:
     """The name of a type in a config."""
     return next(name for name, value in DTYPES.items() if value == dtype)

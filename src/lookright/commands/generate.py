@@ -22,6 +22,7 @@ from lookright.composing.companions import companion_answers
 from lookright.composing.compose import check_composed, compose, make_lots
 from lookright.composing.workspace import Workspace, only_writer, open_workspace, workspace_of
 from lookright.config.entry import with_output
+from lookright.config.inputs import model_name
 from lookright.config.made_by import MadeBy, described_values, made_by
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.packing.encode import row_length
@@ -203,7 +204,7 @@ def _select(parts: GenerationParts, workspace: Workspace, record: MadeBy) -> dic
         for number, (answer, decision) in enumerate(zip(answers, decisions, strict=True)):
             report.add(prompt, answer["prediction"], decision, number)
 
-    tally = select(workspace, parts.pipeline, told)
+    tally = select(workspace, parts.pipeline, told, model_name(record.inputs))
     skipped = _skipped(workspace)
     for reason, count in skipped.items():
         report.add_skipped(reason, count)

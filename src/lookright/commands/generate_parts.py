@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.attention.band import one_layer
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import dtype_key, placing
+from lookright.backbones.loading import dtype_key, placing, use_threads
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.compose import check_counts
 from lookright.composing.formats.base import Composer
@@ -58,8 +57,7 @@ class GenerationParts:
         if "select" in self.stages:
             self._check_selecting(problems)
         problems.finish()
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
+        use_threads(config.num_threads)
 
     def _check_answering(self, problems: Problems) -> None:
         config = self.config

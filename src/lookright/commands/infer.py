@@ -7,14 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookright.answering.answerer import Answerer
 from lookright.attention.band import one_layer
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import dtype_key, load_policy, placing
+from lookright.backbones.loading import dtype_key, load_policy, placing, use_threads
 from lookright.commands.cli import start
 from lookright.commands.infer_sweep import infer_sweep, is_sweep
 from lookright.commands.measuring import (
@@ -74,8 +73,7 @@ def _infer_run(config: DictConfig) -> dict[str, Any] | None:
 
 def _infer(config: DictConfig, parts: "_Parts") -> dict[str, Any] | None:
     workspace, measures = parts.workspace, "measure" in parts.stages
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    use_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
     parts.decoder.check(parts.backbone, (prompt for _, prompts in parts.questions.groups() for prompt in prompts))
     parts.metrics.check(parts.questions.prompts)

@@ -37,7 +37,7 @@ from lookright.commands.run_folder import (
     write_page,
     write_summary,
 )
-from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts
+from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts, tell_other_models
 from lookright.common.locks import locked
 from lookright.common.stopping import end_with_run, starts_ranks, stoppable
 from lookright.config.entry import given_overrides
@@ -151,6 +151,7 @@ def _fit(parts: TrainParts, trainer: Trainer, num_steps: int) -> dict[str, Any]:
 def _record(parts: TrainParts) -> MadeBy:
     """What makes the run, for its folder; records are read."""
     record = made_by(parts.config, SCRIPT, describe_data(parts.config.data))
+    tell_other_models(parts, record.inputs)
     return replace(record, inputs=record.inputs | _pictures(parts))
 
 

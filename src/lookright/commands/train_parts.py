@@ -1,6 +1,7 @@
 """What a config of `train.py` names, built and checked before any weights load."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from hydra.utils import instantiate
 from lightning import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
@@ -21,6 +23,7 @@ from lookright.commands.logged import build_loggers
 from lookright.commands.run_folder import is_first_process
 from lookright.commands.watching import VALIDATION
 from lookright.config.check import Problems, nearest_of
+from lookright.config.inputs import ANSWERED_BY, Input, model_name, other_model
 from lookright.config.references import origin
 from lookright.errors import ConfigError
 from lookright.losses.attention import AttentionLoss
@@ -146,6 +149,19 @@ def check_formats(parts: TrainParts) -> None:
             raise ConfigError(
                 f"{key}=[{','.join(sorted(wanted))}]: no pair has such a format, and the term would train nothing; "
                 f"the pairs have: {', '.join(there) or 'none'}"
+            )
+
+
+def tell_other_models(parts: TrainParts, inputs: Mapping[str, Input]) -> None:
+    """Warn of pairs whose rejected answers another base model gave, where they say so; `inputs` are the run's."""
+    pairs = [*parts.data.train_set.records, *parts.data.val_set.records]
+    own, told = model_name(inputs), Counter(pair.provenance.get(ANSWERED_BY) for pair in pairs)
+    for name, count in told.items():
+        if isinstance(name, str) and other_model(name, own):
+            rank_zero_warn(
+                f"{count} of {len(pairs)} pairs hold answers of {name}, and backbone.path is {own}: what they reject, "
+                "this model may never say; make pairs with it (generate.py backbone.path=...), or set backbone to the "
+                "other one"
             )
 
 

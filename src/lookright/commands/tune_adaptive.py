@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lookright.answering.adaptive_grid import AdaptiveGrid, Setting
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import dtype_key, load_policy, placing
+from lookright.backbones.loading import dtype_key, load_policy, placing, use_threads
 from lookright.commands.cli import start
 from lookright.commands.infer import open_output
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
@@ -58,8 +57,7 @@ def tune_adaptive(config: DictConfig) -> dict[str, Any]:
 
 
 def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    use_threads(config.num_threads)
     parts.questions.prepare(parts.backbone)
     prompts = [prompt for _, group in parts.questions.groups() for prompt in group]
     refuse_test_questions(prompts)

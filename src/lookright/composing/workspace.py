@@ -27,6 +27,8 @@ ANSWER_KEYS = (
     "dtype",
 )
 
+SELECT_KEYS = ("selection", "filters")
+
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Workspace:
@@ -170,8 +172,26 @@ def open_workspace(config: DictConfig) -> Workspace:
         raise ConfigError(
             f"output={workspace.folder} was begun with another config ({shown}); set these back, or another output"
         )
+    _refuse_other_pairs(workspace, saved, config)
     _save(config, saved_path)
     return workspace
+
+
+def _refuse_other_pairs(workspace: Workspace, saved: DictConfig | ListConfig, config: DictConfig) -> None:
+    """Raise ConfigError where pairs are there that another selection made, and nobody asked to replace them.
+
+    Whatever the stage: the saved config says what they were made by.
+    """
+    pairs = workspace.final("preferences")
+    if config.overwrite or not pairs.is_file():
+        return
+    changed = [place for key in SELECT_KEYS for place in _changes(_plain(saved, key), _plain(config, key), key)]
+    if changed:
+        shown = "; ".join(f"{key} was {_plain(saved, key)}, is {_plain(config, key)}" for key in changed)
+        raise ConfigError(
+            f"{pairs} is there, made by another selection ({shown}), and a run may have been trained on it; set "
+            "another output, or overwrite=true to replace it"
+        )
 
 
 def _changes(before: Any, now: Any, key: str) -> Iterator[str]:

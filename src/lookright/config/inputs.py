@@ -21,10 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.common.hashing import hash_file, hash_text
 
+ANSWERED_BY = "answered_by"
+"""In the provenance of a pair: `model_name` of what gave its rejected answers."""
 INPUT_GROUPS = ("backbone", "adapter", "tuning", "source", "data", "eval")
 PICTURES = "pictures"
 _TABLES = (".parquet", ".arrow")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_ON_HUB = "the commit on the hub"
+_COMMIT = "commit-"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,6 +53,26 @@ def inputs_of(config: DictConfig) -> dict[str, Input]:
     texts = [pair for name in INPUT_GROUPS for pair in _texts(plain.get(name), name)]
     found = {key: _identified(text, is_model=key.startswith("backbone.")) for key, text in texts}
     return {key: one for key, one in found.items() if one is not None}
+
+
+def model_name(inputs: Mapping[str, Input]) -> str | None:
+    """Return how pairs name the model that a config's `inputs` describe: `NAME@HASH`, `+ NAME@HASH` of an adapter.
+
+    None where its weights have no hash: they lie in no folder, and in no cache.
+    """
+    parts = [_named(inputs[key]) for key in ("backbone.path", "adapter") if key in inputs]
+    return " + ".join(parts) if "backbone.path" in inputs else None
+
+
+def other_model(answered_by: str, own: str | None) -> bool:
+    """Whether two names of `model_name` are known to be of different base models; a hub's is held against a hub's."""
+    one, other = ((name or "").partition(" + ")[0].rpartition("@")[2] for name in (answered_by, own))
+    return bool(one and other) and one.startswith(_COMMIT) == other.startswith(_COMMIT) and one != other
+
+
+def _named(one: Input) -> str:
+    on_hub = one.covers == _ON_HUB
+    return f"{one.path if on_hub else Path(one.path).name}@{_COMMIT if on_hub else ''}{one.hash[:12]}"
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -108,4 +132,4 @@ def _on_hub(name: str) -> Input | None:
     found = try_to_load_from_cache(name, "config.json")
     if not isinstance(found, str):
         return None
-    return Input(path=name, hash=Path(found).parent.name, size=0, covers="the commit on the hub")
+    return Input(path=name, hash=Path(found).parent.name, size=0, covers=_ON_HUB)

@@ -49,6 +49,7 @@ class GenerateConfig:
     seed: int = 0
     output: str | None = None
     resume: bool = True
+    overwrite: bool = False
     report_examples: int = 24
 
 

@@ -30,7 +30,7 @@ BASES = {
     "reference": ("lookright.reference.base.Reference",),
     "tuning": ("lookright.tuning.lora.LoraTuning", "lookright.tuning.full.FullTuning"),
     "optimizer": ("torch.optim.Optimizer",),
-    "schedule": ("lookright.training.optimization.Schedule",),
+    "schedule": ("lookright.training.optimization.Schedule", "torch.optim.lr_scheduler.LRScheduler"),
     "trainer": ("lookright.training.trainer.TrainerSettings",),
     "logger": ("lookright.training.loggers.RunLogger",),
     "callbacks": ("lightning.pytorch.callbacks.Callback",),
@@ -41,7 +41,7 @@ BASES = {
 }
 """By key: what is built there, one object or a mapping of several. What these hold, their signatures say."""
 OURS = re.compile(r"(lookright(?:\.[a-z]\w*)+)\.([A-Z]\w*)")
-LIBRARIES = re.compile(r"(torch\.optim|lightning\.pytorch\.callbacks)\.([A-Z]\w*)")
+LIBRARIES = re.compile(r"(torch\.optim(?:\.lr_scheduler)?|lightning\.pytorch\.callbacks)\.([A-Z]\w*)")
 """Of libraries, what configs of ours name."""
 WRITERS = ("logger", "callbacks")
 """Keys whose objects write files where their values say."""

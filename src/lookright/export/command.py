@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from torch import Tensor
@@ -17,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import pick_device, torch_dtype, with_adapter
+from lookright.backbones.loading import pick_device, torch_dtype, use_threads, with_adapter
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
@@ -43,8 +42,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     parts = _Parts(config)
     output = Path(config.output)
     with stoppable(lambda: "nothing is written; start it again"), locked(output.parent, f".{output.name}.lock"):
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
+        use_threads(config.num_threads)
         with _made_beside(output) as folder:
             note = _merged(config, parts, folder) if config.merge else _adapter(config, parts, folder)
             note = {"made_by": note_of_making(config, run), **note}

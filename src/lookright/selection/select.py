@@ -14,6 +14,7 @@ from lookright.common.jsonl import LinesById, read_lines, write_atomically
 from lookright.common.strict_json import dump_line
 from lookright.composing.companions import companion_answers
 from lookright.composing.workspace import Workspace
+from lookright.config.inputs import ANSWERED_BY
 from lookright.errors import LookRightError
 from lookright.records.records import prompt_from_dict, to_line
 from lookright.selection.base import Candidate, Decision
@@ -159,8 +160,9 @@ def select(
     workspace: Workspace,
     pipeline: SelectionPipeline,
     told: Callable[[Prompt, list[dict[str, Any]], list[Decision]], None] | None = None,
+    answered_by: str | None = None,
 ) -> Tally:
-    """Write preferences.jsonl; returns the counts.
+    """Write preferences.jsonl, with the name of the model that answered; returns the counts.
 
     `told` hears, prompt by prompt, of its answers and of the decision on each, so that nobody has to hold them all.
     """
@@ -174,16 +176,19 @@ def select(
             if told is not None:
                 told(prompt, answers_of(line), decided)
             if any(decision.keep for decision in decided):
-                yield to_line(_preference(prompt, line, decided))
+                yield to_line(_preference(prompt, line, decided, answered_by))
 
     write_atomically(workspace.final("preferences"), kept())
     return tally
 
 
-def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decision]) -> Preference:
+def _preference(
+    prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decision], answered_by: str | None
+) -> Preference:
     """One record for a prompt with all its answers that are kept, at least one."""
     kept = [(a["prediction"], d.scores) for a, d in zip(answers_of(line), decisions, strict=True) if d.keep]
-    noise = {"noise": line["noise"]} if line.get("noise") else {}
+    further = {"noise": line["noise"]} if line.get("noise") else {}
+    further |= {} if answered_by is None else {ANSWERED_BY: answered_by}
     scores = [scores for _, scores in kept]
     return Preference(
         id=prompt.id,
@@ -195,7 +200,7 @@ def _preference(prompt: Prompt, line: dict[str, Any], decisions: Sequence[Decisi
         target=prompt.target,
         regions=prompt.regions,
         scores=scores[0] if len(kept) == 1 else {name: [one[name] for one in scores] for name in scores[0]},
-        provenance=prompt.provenance | noise,
+        provenance=prompt.provenance | further,
     )
 
 

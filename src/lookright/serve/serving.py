@@ -6,7 +6,6 @@ import socket
 import sys
 from contextlib import suppress
 
-import torch
 import uvicorn
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -15,7 +14,7 @@ from starlette.applications import Starlette
 
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
-from lookright.backbones.loading import placing
+from lookright.backbones.loading import placing, use_threads
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
 from lookright.config.runs import with_run
@@ -36,8 +35,7 @@ def serve(config: DictConfig) -> None:
         raise ConfigError("-m starts several servers one after the other; start one")
     config = with_run(config)
     parts = _Parts(config)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    use_threads(config.num_threads)
     with stoppable(lambda: "start it again with the same command"), _taken(config.host, config.port) as listener:
         models = Models(parts.backbone, parts.folders, parts.device, parts.dtype, parts.whole)
         engine = Engine(

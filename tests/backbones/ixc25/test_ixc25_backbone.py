@@ -166,7 +166,7 @@ def test_a_tokenizer_without_turn_pieces_is_refused(ixc25_folder: Path, tmp_path
         ({"image_transform": "train"}, "valid: inference, finetune, evaluation"),
         ({"hd_num": 0}, "backbone.hd_num=0 leaves no tile"),
         ({"path": None}, "backbone.path is not set"),
-        ({"path": "/no/such/folder"}, "holds no config.json"),
+        ({"path": "/no/such/folder"}, "is no folder here"),
     ],
 )
 def test_settings_are_checked_before_anything_loads(settings: dict, message: str, ixc25_folder: Path) -> None:
