@@ -43,6 +43,10 @@ class GenerationParts:
             BadRecords(config.on_bad_record, "on_bad_record")
         with problems:
             workspace_of(config)
+        for key in ("num_workers", "report_examples"):
+            with problems:
+                if config[key] < 0:
+                    raise ConfigError(f"{key}={config[key]}; set 0 or more")
         self.composers: list[Composer] = _composers(problems)
         if "compose" in self.stages:
             with problems:

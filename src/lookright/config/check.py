@@ -19,6 +19,7 @@ from lookright.config.references import ShortName, lost_references, origin, refe
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError, LookRightError, ParameterError
 
+SEED = "seed"
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -41,6 +42,9 @@ class Problems:
         """The object of the `_target_` at a dotted path; None where that is null, faulty, or refused."""
         node = OmegaConf.select(self.config, path)
         if node is None or any(fault == path or fault.startswith(f"{path}.") for fault in self._faulty):
+            return None
+        if not isinstance(node, DictConfig | ListConfig):
+            self._messages.append(f"{path}={node!r} does not fit; set {OBJECT}, or null")
             return None
         try:
             return instantiate(node, _convert_=convert)
@@ -103,6 +107,9 @@ def _faults(config: DictConfig) -> Iterator[tuple[str, str]]:
     yield from ((key, f"{key} is not set; set {key}=...") for key in missing)
     referred = references(config)
     yield from _strange_roots(config, referred)
+    seed = config.get(SEED)
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        yield SEED, f"{SEED}={seed}; set 0 to {2**32 - 1}"
     for path, node in _targets(config):
         for place, message in _against_signature(path, node, referred):
             # one value at fault is one line, however many refer to it

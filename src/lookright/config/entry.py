@@ -12,19 +12,24 @@ from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lookright.config import schema
-from lookright.config.check import RESERVED, own_error, unknown_key
+from lookright.config.check import RESERVED, nearest_of, own_error, unknown_key
 from lookright.config.console import quiet
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.renamed import new_names
 from lookright.errors import LookRightError, Stopped
 
 EXIT_USER_ERROR = 2
+OVERRIDE = re.compile(r"[+~]{0,2}[\w./@-]+=")
+"""How an argument begins that sets something, and is no flag."""
+MULTIRUN = ("-m", "--multirun")
 
 
 def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOLDER) -> None:
@@ -35,6 +40,8 @@ def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOL
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
     quiet()
     schema.register()
+    # argparse takes no second lot of overrides behind a flag
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
     try:
         main()
     except Stopped as error:
@@ -45,6 +52,10 @@ def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOL
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, config_name, folder))
+    except ValueError as error:
+        if "Config group override must be a string or a list" not in str(error):
+            raise
+        _fail(_wrong_choices(folder))
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
         _fail(f"cannot use the path {error.filename} ({error.strerror}); set another output, or make the path usable")
 
@@ -95,6 +106,9 @@ def explain(error: Exception, config_name: str, folder: Path = CONFIG_FOLDER) ->
         cause = cause.__cause__
     text = "\n".join(dict.fromkeys(str(part).split("\nConfig search path")[0].rstrip() for part in chain))
     given = re.search(r"Could not override '([\w.]+)'", text)
+    lost = re.search(r"Could not load '([\w/]+)/(\w+)'", text)
+    if lost is not None:
+        return f"{lost[1]}={lost[2]} does not exist; {nearest_of(lost[2], _options(folder, lost[1]))}"
     found = re.search(r"full_key: ([\w.]+)", text) or given
     if found is None or ("is not in struct" not in text and "not in '" not in text):
         return text
@@ -107,6 +121,21 @@ def explain(error: Exception, config_name: str, folder: Path = CONFIG_FOLDER) ->
     deeper = [path for path in _paths(holder, parent) if path.rpartition(".")[0] != parent]
     beside = [str(name) for name in holder if str(name) not in RESERVED] if OmegaConf.is_dict(holder) else []
     return unknown_key(found[1], beside, deeper)
+
+
+def _wrong_choices(folder: Path) -> str:
+    """What to say of groups that the command line gave a number or null: Hydra takes names of files."""
+    lines = []
+    for one in OverridesParser.create().parse_overrides([item for item in sys.argv[1:] if OVERRIDE.match(item)]):
+        names = _options(folder, one.key_or_group)
+        if names and not isinstance(one.value(), str | list | QuotedString):
+            lines.append(f"{one.input_line} names no file of {one.key_or_group}; {nearest_of(str(one.value()), names)}")
+    return "\n".join(lines)
+
+
+def _options(folder: Path, group: str) -> list[str]:
+    """Files of a config group of ours."""
+    return sorted(file.stem for file in (folder / group).glob("*.yaml"))
 
 
 def _composed(config_name: str, folder: Path) -> DictConfig:

@@ -13,7 +13,9 @@ def main(arguments: list[str]) -> int:
     """Follow every launch of a sweep; returns 1 where a job failed, and 2 where there is none to follow."""
     folders = launches(Path(arguments[0])) if len(arguments) == 1 else []
     if not folders:
-        print("usage: python -m lookright.launching SWEEP_FOLDER, one that hydra/launcher=slurm or local wrote to")
+        given = " ".join(arguments) or "no folder"
+        told = "name one folder of a sweep, one that hydra/launcher=slurm or local wrote to"
+        print(f"error: {given} holds no launch; {told}: python -m lookright.launching SWEEP_FOLDER", file=sys.stderr)
         return 2
     status = 0
     for folder in folders:

@@ -217,7 +217,9 @@ def _json_entries(path: Path) -> Iterator[Entry]:
             yield where, number, partial(parse_json, line)
         return
     if path.suffix != ".json" or not path.is_file():
-        found = "no such file" if not path.exists() else "not a .jsonl or .json file"
+        found = "no such file; set data.path to one that is there"
+        if path.exists():
+            found = "not a .jsonl or .json file"
         raise ConfigError(f"data.path={path}: {found}")
     data = read_json(path, "it holds one list of records", f"data.path={path}")
     if not isinstance(data, list):

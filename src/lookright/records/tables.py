@@ -140,7 +140,7 @@ def open_table(path: Path) -> Table | None:
     """The table at a path, None for a path of another kind. Raises ConfigError."""
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         if not path.exists():
-            raise ConfigError(f"data.path={path}: no such file")
+            raise ConfigError(f"data.path={path}: no such file; set data.path to one that is there")
         return ParquetTable(path)
     return DatasetTable(path) if path.is_dir() and _is_dataset(path) else None
 

@@ -111,6 +111,8 @@ class TrainerSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 yield f"trainer.{key}={value}; set 1 or more"
+        if isinstance(self.devices, int) and self.devices < 1 and self.devices != -1:
+            yield f"trainer.devices={self.devices}; set 1 or more, or auto for all that are there"
         if self.checkpoint_minutes is not None and self.checkpoint_minutes <= 0:
             yield f"trainer.checkpoint_minutes={self.checkpoint_minutes}; set more than 0, or null"
         if self.max_steps == 0 or self.max_steps < -1 or (self.max_epochs is None and self.max_steps < 0):

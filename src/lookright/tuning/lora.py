@@ -44,7 +44,7 @@ class LoraTuning:
             policy = with_adapter(model, self.adapter, "tuning.adapter", is_trainable=True)
         else:
             with adapting(model):
-                policy = get_peft_model(model, self._config(backbone))
+                policy = self._with_adapters(backbone, model)
         fuse_adapters(policy)
         saved = [part for part in policy.modules() if isinstance(part, ModulesToSaveWrapper)]
         if self.train_projector and not saved:
@@ -55,6 +55,17 @@ class LoraTuning:
         for part in saved:
             part.modules_to_save.requires_grad_(self.train_projector)
         return policy
+
+    def _with_adapters(self, backbone: Backbone, model: PreTrainedModel) -> nn.Module:
+        try:
+            return get_peft_model(model, self._config(backbone))
+        except ValueError as error:
+            if self.targets is None:
+                raise
+            raise ConfigError(
+                f"tuning.targets={self.targets!r} fits no linear layer of the backbone; set a regular expression of "
+                f"whole names, as {backbone.lora_targets()!r} is, or null for every layer of the language model"
+            ) from error
 
     def _config(self, backbone: Backbone) -> LoraConfig:
         return LoraConfig(
