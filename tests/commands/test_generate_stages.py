@@ -66,8 +66,9 @@ def test_files_agree_with_each_other_and_with_the_summary(unbroken: Path) -> Non
     assert list(preferences) == kept and len(kept) > 0
     for key, pair in preferences.items():
         assert (pair["chosen"], pair["rejected"]) == (prompts[key]["ground_truth"], answers[key]["prediction"])
-        for shared in ("images", "prompt", "format", "target", "regions", "provenance"):
+        for shared in ("images", "prompt", "format", "target", "regions"):
             assert pair[shared] == prompts[key][shared]
+        assert pair["provenance"].pop("answered_by") and pair["provenance"] == prompts[key]["provenance"]
         assert pair["scores"]["attention_ratio"] == answers[key]["attention_ratio"]
         assert set(pair["scores"]) == {"attention_ratio", "even_ratio", "perplexity", "length_ratio", "edit_distance"}
         assert pair["scores"]["even_ratio"] == answers[key]["even_ratio"]

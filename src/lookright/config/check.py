@@ -43,7 +43,7 @@ class Problems:
         node = OmegaConf.select(self.config, path)
         if node is None or any(fault == path or fault.startswith(f"{path}.") for fault in self._faulty):
             return None
-        if not isinstance(node, DictConfig | ListConfig):
+        if not isinstance(node, DictConfig):
             self._messages.append(f"{path}={node!r} does not fit; set {OBJECT}, or null")
             return None
         try:

@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lookright.backbones.adapter_files import check_adapter
-from lookright.backbones.adapters import LoraConfig, ModulesToSaveWrapper, adapting, get_peft_model
+from lookright.backbones.adapters import LoraConfig, ModulesToSaveWrapper, PeftModel, adapting, get_peft_model
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import with_adapter
 from lookright.errors import ConfigError
@@ -56,7 +56,7 @@ class LoraTuning:
             part.modules_to_save.requires_grad_(self.train_projector)
         return policy
 
-    def _with_adapters(self, backbone: Backbone, model: PreTrainedModel) -> nn.Module:
+    def _with_adapters(self, backbone: Backbone, model: PreTrainedModel) -> PeftModel:
         try:
             return get_peft_model(model, self._config(backbone))
         except ValueError as error:
