@@ -43,16 +43,20 @@ def main() -> None:
     arguments = parser.parse_args()
     workload = make_workload(arguments.workload, [(1, 1)])
     files = sorted((workload.pairs(1).parent / "images").glob("*.png"))
-    with _server("backbone=llava15_7b", f"backbone.path={workload.model}", "limits.seconds=600") as (process, address):
+    with running_server("backbone=llava15_7b", f"backbone.path={workload.model}", "limits.seconds=600") as (
+        process,
+        address,
+    ):
         for ratio in (True, False):
             _print({"part": "rates", "ratio": ratio, **_rates(address, files, arguments.questions, ratio)})
         _print({"part": "soak", **_soak(process.pid, address, files, arguments.clients, arguments.seconds)})
-    with _server("backbone=tiny_llava") as (_, address):
+    with running_server("backbone=tiny_llava") as (_, address):
         _print({"part": "page", **_page(address, files)})
 
 
 @contextmanager
-def _server(*overrides: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running_server(*overrides: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process at its defaults and 2 threads, and its address; it ends with the block."""
     command = [sys.executable, "-m", "lookright.serve", "port=0", "num_threads=2", *overrides]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

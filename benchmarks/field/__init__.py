@@ -1,0 +1,1 @@
+"""Our test sets through the field's own evaluators, VLMEvalKit and lmms-eval (docs/benchmarks_field.md)."""
