@@ -53,9 +53,8 @@ def measured(
             yield compared(backbone, "lmms-eval", "png", ask_lmms(lmms, address, prepared, folder / "lmms"), ours)
         if evalkit is None:
             return
-        for kind in ("GPT4V", "LMDeployAPI"):
-            for sent in ("png", "jpeg"):
-                told = ask_evalkit(evalkit, kind, sent == "png", address, prepared, folder / "evalkit")
+        for sent in ours:
+            for kind, told in ask_evalkit(evalkit, sent, address, prepared, folder / f"evalkit_{sent}").items():
                 yield compared(backbone, f"VLMEvalKit {kind}", sent, told, ours)
 
 

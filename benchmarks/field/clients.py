@@ -19,6 +19,8 @@ from lookright.records.records import read_prompts
 from lookright.types import Prompt
 
 RUNNER = Path(__file__).parent / "evalkit.py"
+CLASSES = ("GPT4V", "LMDeployAPI")
+"""VLMEvalKit's for OpenAI-compatible servers: that of its `--config`, and that of its `--base-url`."""
 CONCURRENT = 16
 MAX_TOKENS = 512
 """As `infer.py`."""
@@ -60,30 +62,38 @@ def openai_content(prompt: Prompt, folder: Path) -> list[Any]:
     return [*pictures, {"type": "text", "text": bare_question(prompt)}]
 
 
-def ask_evalkit(python: Path, kind: str, png: bool, address: str, prepared: Prepared, folder: Path) -> Told:
-    """`python -m vlmeval.run` with the class `kind` (GPT4V, LMDeployAPI) and its scoring of `DATASET`.
+def ask_evalkit(python: Path, sent: str, address: str, prepared: Prepared, folder: Path) -> dict[str, Told]:
+    """`python -m vlmeval.run` with each of its `CLASSES`, and its scoring of `DATASET`.
 
-    `png` has pictures sent without loss (`evalkit.py`); else they are what the package makes of them, JPEG, in their
-    own size (`VLMEVAL_MIN_IMAGE_EDGE`: it enlarges what is below 100 pixels).
+    `sent` is png, without loss (`evalkit.py`), or jpeg, as the package sends pictures; in their own size, since
+    `VLMEVAL_MIN_IMAGE_EDGE` would else enlarge what is below 100 pixels.
     """
-    name = f"{kind}_{'png' if png else 'jpeg'}"
-    shared = {"class": kind, "model": "base", "key": "none", "temperature": 0, "max_tokens": MAX_TOKENS}
-    model = shared | {"api_base": f"{address}/v1/chat/completions", "retry": 3, "timeout": 600}
-    config = {"model": {name: model}, "data": {DATASET: {"class": "ImageVQADataset", "dataset": DATASET}}}
+    shared = {"model": "base", "key": "none", "temperature": 0, "max_tokens": MAX_TOKENS, "retry": 3, "timeout": 600}
+    shared |= {"api_base": f"{address}/v1/chat/completions"}
+    config = {"model": {kind: shared | {"class": kind} for kind in CLASSES}}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(config, indent=1))
-    environment = {"LMUData": str(prepared.evalkit.resolve()), "PRED_FORMAT": "json", "EVAL_FORMAT": "json"}
-    environment |= {"VLMEVAL_MIN_IMAGE_EDGE": "1", "FIELD_PNG": str(int(png))}
-    command = [python, RUNNER, "--config", folder / f"{name}.json", "--work-dir", folder, "--api-nproc", CONCURRENT]
-    run_logged(command, environment, folder / f"{name}.log")
-    stem = folder / name / f"{name}_{DATASET}"
-    with open(prepared.evalkit / f"{DATASET}.tsv", newline="", encoding="utf-8") as file:
-        csv.field_size_limit(2**31 - 1)
-        ids = {row["index"]: row["id"] for row in csv.DictReader(file, delimiter="\t")}
-    lines = json.loads(stem.with_name(f"{stem.name}.json").read_text())
-    answers = {ids[str(line["index"])]: line["prediction"] for line in lines}
-    (scores,) = json.loads(stem.with_name(f"{stem.name}_acc.json").read_text())
+    file = folder / "config.json"
+    file.write_text(json.dumps(config | {"data": {DATASET: {"class": "ImageVQADataset", "dataset": DATASET}}}))
+    environment = {"LMUData": str(prepared.evalkit.resolve()), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"}
+    environment |= {"VLMEVAL_MIN_IMAGE_EDGE": "1", "FIELD_PNG": str(int(sent == "png"))}
+    command = [python, RUNNER, "--config", file, "--work-dir", folder, "--api-nproc", CONCURRENT]
+    run_logged(command, environment, folder / "run.log")
+    return {kind: _told_evalkit(folder / kind / f"{kind}_{DATASET}", prepared) for kind in CLASSES}
+
+
+def _told_evalkit(stem: Path, prepared: Prepared) -> Told:
+    ids = {row["index"]: row["id"] for row in _table(prepared.evalkit / f"{DATASET}.tsv", "\t")}
+    predictions = _table(stem.with_name(f"{stem.name}.tsv"), "\t")
+    (scores,) = _table(stem.with_name(f"{stem.name}_acc.csv"), ",")
+    answers = {ids[row["index"]]: row["prediction"] for row in predictions}
     return Told(answers=answers, score=float(scores["Overall"]))
+
+
+def _table(path: Path, delimiter: str) -> list[dict[str, str]]:
+    # a field holds all pictures of a question
+    csv.field_size_limit(2**31 - 1)
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
 
 
 def ask_lmms(python: Path, address: str, prepared: Prepared, folder: Path) -> Told:

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from unittest.mock import MagicMock
 
-LOCAL_MODELS = frozenset({"torchvision"})
+from transformers.utils import is_torchvision_available
+
+LOCAL_MODELS = frozenset({"torchvision", "timm", "lpips", "clip", "cdfvd"})
 """Packages for models that run in VLMEvalKit's own process, and for the pictures of some data sets."""
 
 
@@ -56,6 +58,8 @@ def send_png() -> None:
 
 
 if __name__ == "__main__":
+    # transformers looks once what is there, and is not to find stand-ins
+    is_torchvision_available()
     # behind all finders, so that what is installed comes first
     sys.meta_path.append(StandIns())
     if os.environ.get("FIELD_PNG") == "1":

@@ -143,11 +143,10 @@ def environment(key: str) -> Path:
 def test_vlmevalkit_gets_what_is_scored(prepared: Prepared, tmp_path: Path) -> None:
     python = environment("LOOKRIGHT_EVALKIT")
     with running_server("backbone=tiny_llava") as (_, address):
-        png, jpeg = (
-            ask_evalkit(python, "GPT4V", lossless, address, prepared, tmp_path / "run") for lossless in (True, False)
-        )
-    assert png.answers.keys() == jpeg.answers.keys() == {"q0", "q1"}
-    assert png.score in (0.0, 50.0, 100.0)
+        told = ask_evalkit(python, "jpeg", address, prepared, tmp_path / "run")
+    for one in told.values():
+        assert one.answers.keys() == {"q0", "q1"}
+        assert one.score in (0.0, 50.0, 100.0)
 
 
 @pytest.mark.slow
