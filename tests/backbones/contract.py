@@ -110,6 +110,14 @@ class BackboneContract:
                 assert backbone.decode(given) == text
         assert backbone.decode([]) == ""
 
+    def test_a_byte_of_zero_is_no_text(self, backbone: Backbone) -> None:
+        """Records refuse NUL, and what a model answers is written to records."""
+        nul = backbone.text_tokenizer.piece_id("<0x00>")
+        if nul is None:
+            pytest.skip("its tokenizer has no bytes")
+        answer = backbone.encode_conversation("red?", ["blue"], [])[1][0].tolist()[:-1]
+        assert backbone.decode([*answer, nul]) == "blue\ufffd"
+
     @pytest.mark.parametrize(("prompt", "num_pictures"), [("<image> <image>", 1), ("no picture", 1), ("<image>", 0)])
     def test_placeholders_and_pictures_must_match(self, backbone: Backbone, prompt: str, num_pictures: int) -> None:
         with pytest.raises(RecordError, match=f"for {num_pictures} pictures") as caught:

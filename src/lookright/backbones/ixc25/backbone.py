@@ -110,10 +110,10 @@ class Ixc25Backbone(Backbone):
         return f"{TURN_OPENING}{prompt}{TURN_CLOSING}{'' if answer is None else answer.strip()}"
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text before the first end token."""
+        """Text before the first end token; NUL, which a byte token can be and no record holds, becomes U+FFFD."""
         ids = [int(token) for token in token_ids]
         stop = next((i for i, token in enumerate(ids) if token in self.end_token_ids), len(ids))
-        return self.text_tokenizer.decode(ids[:stop]).strip()
+        return self.text_tokenizer.decode(ids[:stop]).replace("\0", "\ufffd").strip()
 
     def build(self, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model, its decoder on our attention function; `weights=False` initialises it afresh."""
