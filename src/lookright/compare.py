@@ -12,6 +12,7 @@ from typing import Any
 
 from lookright.common.formats import format_title
 from lookright.common.jsonl import write_atomically
+from lookright.config.entry import ending
 from lookright.config.made_by import code_version, shown_path, today
 from lookright.errors import ConfigError, LookRightError
 from lookright.evaluation.comparison import Comparison, Difference, Group, compare_runs
@@ -149,4 +150,5 @@ def _row(title: str, against: str, run: str, group: Group, key: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with ending():
+        sys.exit(main(sys.argv[1:]))

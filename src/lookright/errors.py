@@ -48,6 +48,10 @@ class RecordError(LookRightError):
         return type(self), (self.reason, str(self))
 
 
+class WorkerLost(LookRightError):
+    """A process that worked for this one was ended from outside, as the system does where memory runs out."""
+
+
 class Stopped(LookRightError):
     """Work that a signal ended in order; `number` is the signal's. What was done is on disk, and can be gone on with.
 

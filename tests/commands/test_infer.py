@@ -208,11 +208,18 @@ def test_tuned_model_answers_with_its_adapter(
     tuned = (tmp_path / "adapter" / "predictions.jsonl").read_bytes()
     assert tuned == (tmp_path / "with_run" / "predictions.jsonl").read_bytes()
     assert tuned != (plain / "predictions.jsonl").read_bytes()
-    # the same folder again after the adapter was trained on
+    # a clock that was set says nothing
+    weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     later = os.stat(tmp_path / "adapter" / "config.yaml").st_mtime + 5
-    os.utime(tmp_path / "run" / "adapter" / "adapter_model.safetensors", (later, later))
-    with pytest.raises(ConfigError, match="holds predictions that are older than"):
-        run(tmp_path / "adapter", f"adapter={tmp_path / 'run' / 'adapter'}")
+    os.utime(weights, (later, later))
+    run(tmp_path / "adapter", f"adapter={weights.parent}")
+    # the same folder again after the adapter was trained on, with a clock that went back
+    with torch.no_grad():
+        next(one for name, one in policy.named_parameters() if "lora_B" in name).add_(1)
+    policy.save_pretrained(weights.parent)
+    os.utime(weights, (later - 3600, later - 3600))
+    with pytest.raises(ConfigError, match="holds answers of other weights than those that adapter="):
+        run(tmp_path / "adapter", f"adapter={weights.parent}")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """Signals end a command in order."""
 
+import errno
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from lookright.common.stopping import stoppable
+from lookright.common.stopping import stoppable, unheard
 from lookright.config.entry import launch
-from lookright.errors import Stopped
+from lookright.errors import LookRightError, Stopped, WorkerLost
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,33 @@ def test_an_interrupt_that_a_library_turned_into_an_exit() -> None:
             raise SystemExit(1)  # noqa: B904 as Lightning does
     with pytest.raises(SystemExit), stoppable(lambda: "on"):
         raise SystemExit(3)
+
+
+def test_faults_of_the_machine_say_how_to_go_on() -> None:
+    with pytest.raises(LookRightError) as caught, stoppable(lambda: "go on with: this"):
+        raise OSError(errno.ENOSPC, "?", "run/a.jsonl")
+    assert str(caught.value) == (
+        "cannot use the path run/a.jsonl (No space left on device); free some space there, or set another output; "
+        "go on with: this"
+    )
+    with pytest.raises(WorkerLost, match="^killed; go on with: this$"), stoppable(lambda: "go on with: this"):
+        raise WorkerLost("killed")
+    with pytest.raises(FileNotFoundError), stoppable(lambda: "go on with: this"):
+        raise FileNotFoundError(errno.ENOENT, "?", "a")
+
+
+def test_before_a_command_listens_a_signal_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch(lambda: os.kill(os.getpid(), signal.SIGTERM), "train")
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "SIGTERM: stopped; start it again with the same command\n"
+
+
+def test_what_is_started_inside_never_hears_a_signal() -> None:
+    line = [sys.executable, "-c", "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))"]
+    with unheard(signal.SIGINT):
+        inside = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert "SIGINT" in inside and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_process_that_the_run_started_ends_silently(capsys: pytest.CaptureFixture[str]) -> None:

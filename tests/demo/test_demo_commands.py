@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from lookright.config.check import check_config
 from lookright.demo import commands
 from lookright.demo.__main__ import share_answers
-from lookright.demo.lanes import run_command
+from lookright.demo.lanes import run_chains
 from lookright.errors import LookRightError
 
 FOLDER = Path("outputs/demo")
@@ -43,7 +43,7 @@ def test_at_least_400_questions_a_format() -> None:
 
 def test_a_command_that_fails_is_reported_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(LookRightError, match="stage='nothing'"):
-        run_command(["generate.py", "stage=nothing", f"output={tmp_path / 'out'}"], tmp_path / "logs")
+        run_chains([[["generate.py", "stage=nothing", f"output={tmp_path / 'out'}"]]], tmp_path / "logs")
 
 
 def test_controls_differ_from_the_recipe_in_one_thing(composed: Callable[..., DictConfig]) -> None:

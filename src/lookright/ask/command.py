@@ -11,6 +11,7 @@ from lookright.answering.shares import Shares
 from lookright.api import ModelParts, Reply
 from lookright.ask.question import Asked, read_question
 from lookright.backbones.loading import use_threads
+from lookright.common.files import whole_file
 from lookright.common.jsonl import write_atomically
 from lookright.config.made_by import made_by
 from lookright.config.runs import with_run
@@ -88,7 +89,8 @@ def _write_heat(folder: Path, replies: Sequence[Reply], side: int) -> list[list[
         maps = reply.heat_maps(side)
         own = [f"{opening}_image{place}.png" for place in range(1, len(maps) + 1)]
         for name, one in zip(own, maps, strict=True):
-            one.save(folder / name)
+            with whole_file(folder / name) as file:
+                one.save(file)
         names.append(own)
     return names
 

@@ -12,7 +12,7 @@ import hydra
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
-from lookright.config.entry import launch
+from lookright.config.entry import ended_in_job, launch
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.help import asked_for_help, print_help
 
@@ -26,7 +26,8 @@ def start(name: str, job: TaskFunction | None = None, module: str | None = None)
         launch(partial(print_help, name, sys.argv[1:]), name)
         return
     decorate = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)
-    launch(decorate(job or _imported(module or f"lookright.commands.{name}")), name)
+    job = job or _imported(module or f"lookright.commands.{name}")
+    launch(decorate(ended_in_job(job, name)), name)
 
 
 def _imported(module: str) -> TaskFunction:

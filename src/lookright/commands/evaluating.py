@@ -15,12 +15,13 @@ from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.commands.measuring import ANSWERS_FILE, headline, measure, predict
 from lookright.commands.watching import VALIDATION, EvaluateWhileTraining
+from lookright.common.files import write_whole
 from lookright.common.formats import MULTI_IMAGE, SINGLE_IMAGE
 from lookright.composing.workspace import Workspace
 from lookright.config.check import nearest_of
 from lookright.config.made_by import describe_data, made_by
 from lookright.config.references import resolved
-from lookright.config.runs import EVAL_FOLDER, OBJECTIVE
+from lookright.config.runs import CONFIG_FILE, EVAL_FOLDER, OBJECTIVE
 from lookright.errors import ConfigError, LookRightError, ParameterError
 from lookright.evaluation.groups import groups_of
 from lookright.evaluation.judge import JUDGE_FILE, JUDGEMENTS_FILE
@@ -113,7 +114,7 @@ class Evaluation:
         if anew:
             for name in (ANSWERS_FILE, JUDGEMENTS_FILE, JUDGE_FILE):
                 (folder / name).unlink(missing_ok=True)
-        OmegaConf.save(config, folder / "config.yaml")
+        write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
         answerer = Answerer(
             backbone=backbone,
             policy=policy.to(device).eval().requires_grad_(False),

@@ -14,6 +14,7 @@ from lookright.answering.answerer import Answerer, answers_of, several_line
 from lookright.backbones.loading import load_policy
 from lookright.commands.cli import start
 from lookright.commands.generate_parts import GenerationParts
+from lookright.common.files import write_whole
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.stopping import stoppable
 from lookright.common.streams import in_threads, progress
@@ -67,7 +68,7 @@ def _generate(parts: GenerationParts, workspace: Workspace) -> dict[str, Any] | 
         print(f"shard {workspace.shard} of {workspace.num_shards} is done; stage=select joins all of them")
         return None
     summary = _select(parts, workspace, record) if "select" in parts.stages else _composed_summary(workspace)
-    (workspace.folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    write_whole(workspace.folder / "summary.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     _tell(summary, workspace)
     return summary
 

@@ -30,8 +30,8 @@ from lookright.common.stopping import stoppable
 from lookright.composing.workspace import Workspace, only_writer
 from lookright.config.check import Problems
 from lookright.config.entry import with_output
-from lookright.config.inputs import pictures_of
-from lookright.config.made_by import MadeBy, describe_data, made_by
+from lookright.config.inputs import inputs_of, pictures_of
+from lookright.config.made_by import MADE_BY_FILE, MadeBy, describe_data, made_by, read_made_by
 from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, with_run
 from lookright.errors import ConfigError
 from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
@@ -192,10 +192,10 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     # one shard may have begun before another has an answer
     several = (plain.get("shard") or {}).get("count", 1) > 1
     if path.is_file() and (shards or several or (folder / answers_file).is_file()):
-        weights = None if config.adapter is None else Path(config.adapter) / "adapter_model.safetensors"
-        if weights is not None and weights.is_file() and weights.stat().st_mtime > path.stat().st_mtime:
+        if _has_other_weights(folder, config.adapter):
             raise ConfigError(
-                f"output={folder} holds predictions that are older than {weights}; set another output, or delete them"
+                f"output={folder} holds answers of other weights than those that adapter={config.adapter} has now; "
+                "set another output, or delete them"
             )
         saved: Any = OmegaConf.to_container(read_config(folder, "output", builds=NOTHING))
         changed = [key for key in keys if saved.get(key) != plain.get(key)]
@@ -207,6 +207,15 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
         return folder
     write_atomically(path, [OmegaConf.to_yaml(config, resolve=True)])
     return folder
+
+
+def _has_other_weights(folder: Path, adapter: str | None) -> bool:
+    """Whether the records of a folder tell of other content of the adapter: no clock does, since clocks are set."""
+    now = inputs_of(OmegaConf.create({"adapter": adapter})).get("adapter")
+    names = [MADE_BY_FILE, *(f"shards/{one.name}" for one in folder.glob("shards/made_by-*.json"))]
+    records = [read_made_by(folder, name) for name in names]
+    before = [one.inputs["adapter"] for one in records if one is not None and "adapter" in one.inputs]
+    return now is not None and any(one.hash != now.hash for one in before)
 
 
 def _changed_shards(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookright.answering.answerer import Answerer
+from lookright.common.files import write_whole
 from lookright.common.jsonl import AppendOnly, LinesById, cut_torn_line, write_atomically
 from lookright.common.streams import progress
 from lookright.common.strict_json import finite
@@ -99,7 +100,7 @@ def measure(
             drawn.add((prompt.format, line["correct"]), prompt.id, (pictures, prompt))
     result = metrics.result() | {"dropped": dict(Counter(questions.dropped))}
     result |= {"warnings": list(warnings)} if warnings else {}
-    (folder / METRICS_FILE).write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / METRICS_FILE, json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
     examples = []
     for pictures, prompt in drawn.take():
         line = lines[prompt.id]

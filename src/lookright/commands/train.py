@@ -38,6 +38,7 @@ from lookright.commands.run_folder import (
     write_summary,
 )
 from lookright.commands.train_parts import TrainParts, check_formats, check_monitors, check_parts, tell_other_models
+from lookright.common.files import whole_files
 from lookright.common.locks import locked
 from lookright.common.stopping import end_with_run, starts_ranks, stoppable
 from lookright.config.entry import given_overrides
@@ -257,12 +258,14 @@ def whole_pair(parts: TrainParts, pair: ModelPair, checkpoint: Path | None) -> M
 
 
 def _save(pair: ModelPair, folder: Path) -> str:
-    """Write `adapter/` in PEFT's format, or `model/` after full tuning; returns its name."""
-    if isinstance(pair.policy, PeftModel):
-        pair.policy.save_pretrained(str(folder / "adapter"))
-        return "adapter"
-    pair.backbone.save_pretrained(pair.policy, folder / "model")
-    return "model"
+    """Write `adapter/` in PEFT's format, or `model/` after full tuning, whole or not at all; returns its name."""
+    name = "adapter" if isinstance(pair.policy, PeftModel) else "model"
+    with whole_files(folder / name) as made:
+        if isinstance(pair.policy, PeftModel):
+            pair.policy.save_pretrained(str(made))
+        else:
+            pair.backbone.save_pretrained(pair.policy, made)
+    return name
 
 
 def _held_out_pairs(module: PreferenceModule, parts: TrainParts) -> list[HeldOutPair]:

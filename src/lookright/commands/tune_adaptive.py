@@ -14,6 +14,7 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.loading import dtype_key, load_policy, placing, use_threads
 from lookright.commands.cli import start
 from lookright.commands.infer import open_output
+from lookright.common.files import write_whole
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.locks import locked
 from lookright.common.matching import is_correct
@@ -168,7 +169,7 @@ def _lines(questions: Questions, folder: Path) -> list[dict[str, Any]]:
 
 def _report(choices: Mapping[str, Choice], parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
     result = {name: _result(choice) for name, choice in choices.items()} | {"dropped": dict(parts.questions.dropped)}
-    (folder / "tuning.json").write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / "tuning.json", json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
     lines: list[str] = []
     for scope, choice in choices.items():
         told = "told which image is meant, which greedy decoding is not" if scope == "target" else "all images alike"
@@ -176,7 +177,7 @@ def _report(choices: Mapping[str, Choice], parts: _Parts, folder: Path, record: 
         lines += [f"### scope {scope}: {told}", "", *table(choice), "", *verdict, ""]
         for name, setting in ((RECOMMENDED, choice.recommended), (BEST, choice.best.setting)):
             _write_option(folder / "decode" / f"{name}_{scope}.yaml", parts.grid, setting, verdict)
-    (folder / "tuning.md").write_text("\n".join([f"`{record.command}`", "", *lines]))
+    write_whole(folder / "tuning.md", "\n".join([f"`{record.command}`", "", *lines]))
     print("\n".join(lines))
     print(f"wrote {folder / 'tuning.json'}, {folder / 'tuning.md'} and {folder / 'decode'}; use them with")
     for scope in choices:

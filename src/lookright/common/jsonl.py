@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lookright.common.files import naming, whole_file
 from lookright.common.strict_json import dump_line, parse_json, short
 from lookright.errors import ConfigError, RecordError
 
@@ -83,8 +84,9 @@ class AppendOnly:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        cut_torn_line(path)
+        with naming(path):
+            path.touch()
+            cut_torn_line(path)
         self.path = path
         self.done: set[str] = {line["id"] for line in read_lines(path)}
         self._file = path.open("a", encoding="utf-8")
@@ -95,8 +97,10 @@ class AppendOnly:
         Raises RecordError for a number that is not finite.
         """
         assert line["id"] not in self.done, f"{line['id']} was written before"
-        self._file.write(dump_line(line, f"{self.path}: the line of {line['id']}"))
-        self._file.flush()
+        text = dump_line(line, f"{self.path}: the line of {line['id']}")
+        with naming(self.path):
+            self._file.write(text)
+            self._file.flush()
         self.done.add(line["id"])
 
     def __enter__(self) -> "AppendOnly":
@@ -105,7 +109,8 @@ class AppendOnly:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
 
 def read_lines(path: Path, check: Check = check_id) -> Iterator[dict[str, Any]]:
@@ -164,13 +169,5 @@ class LinesById:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Lines into a file that is there whole or not at all, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)

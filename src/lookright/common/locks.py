@@ -66,8 +66,11 @@ def _taken(path: Path) -> int | None:
             return None
         if _is_still(descriptor, path):
             since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+            holder = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+            # a full disk: the lock holds all the same, and the first file that is written says so by its name
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, holder.encode(), 0)
             return descriptor
         # the one who held it has removed the file since it was opened
         os.close(descriptor)

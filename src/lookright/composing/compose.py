@@ -1,22 +1,26 @@
 """Stage compose: single-image rows become multi-image prompts with their pictures."""
 
+import os
+import signal
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from lookright.common.jsonl import AppendOnly, read_lines
+from lookright.common.stopping import end_with, unheard
 from lookright.common.streams import progress
 from lookright.composing.companions import CompanionDrawer
 from lookright.composing.formats.base import Composer
 from lookright.composing.plan import PromptPlan, PromptPlanner, compose_plan
 from lookright.composing.sources.base import Source, Split
 from lookright.composing.workspace import ONE_LOT, Workspace
-from lookright.errors import ConfigError, RecordError
+from lookright.errors import ConfigError, RecordError, WorkerLost
 from lookright.records.records import to_dict
 from lookright.records.validate import OnBadRecord
 from lookright.types import Prompt
@@ -161,15 +165,26 @@ def _composed(
     if num_workers == 0:
         yield from ((numbered, _outcome(plan, source, folder)) for numbered, plan in plans)
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(source, folder)) as pool:
-        pending = []
+    given = (source, folder, os.getpid())
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_start_worker, initargs=given)
+    pending: deque[tuple[PromptNumber, Future[Outcome]]] = deque()
+    try:
         for numbered, plan in plans:
-            pending.append((numbered, pool.submit(_work, plan)))
+            # the pool starts its workers as work comes
+            with unheard(signal.SIGINT):
+                pending.append((numbered, pool.submit(_work, plan)))
             if len(pending) >= 8 * num_workers:
-                numbered, future = pending.pop(0)
+                numbered, future = pending.popleft()
                 yield numbered, future.result()
-        yield from ((numbered, future.result()) for numbered, future in pending)
+        for numbered, future in pending:
+            yield numbered, future.result()
+    except BrokenProcessPool as error:
+        raise WorkerLost(
+            "a process that composes prompts was killed, as the system does where memory runs out: set a lower "
+            f"num_workers than {num_workers}"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _outcome(plan: PromptPlan | _NoPlan, source: Source, folder: Path) -> Outcome:
@@ -181,7 +196,8 @@ def _outcome(plan: PromptPlan | _NoPlan, source: Source, folder: Path) -> Outcom
         return error
 
 
-def _start_worker(source: Source, folder: Path) -> None:
+def _start_worker(source: Source, folder: Path, parent: int) -> None:
+    end_with(parent)
     _WORKER.update(source=source, folder=folder)
 
 

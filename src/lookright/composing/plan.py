@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lookright.common.files import naming
 from lookright.common.hashing import stable_hash
 from lookright.composing.companions import CompanionDrawer, RandomCompanions
 from lookright.composing.formats.base import Composer, normalised_mixture
@@ -143,7 +144,8 @@ def compose_plan(plan: PromptPlan, source: Source, folder: Path) -> Prompt:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images = [f"images/{plan.id}_{number}.png" for number in range(len(composed.pictures))]
     for name, picture in zip(images, composed.pictures, strict=True):
-        picture.save(folder / name, compress_level=PNG_LEVEL)
+        with naming(folder / name):
+            picture.save(folder / name, compress_level=PNG_LEVEL)
     answers = plan.provenance["source_answers"]
     facts = {
         "composer_version": plan.composer.composer_version,

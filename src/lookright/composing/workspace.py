@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lookright.common.files import write_whole
 from lookright.common.locks import LOCK_FILE, locked
 from lookright.config.made_by import MADE_BY_FILE
 from lookright.config.runs import CONFIG_FILE, NOTHING, read_config
@@ -211,6 +212,4 @@ def _plain(config: DictConfig | ListConfig, key: str) -> Any:
 
 
 def _save(config: DictConfig, path: Path) -> None:
-    temporary = path.with_suffix(f".{config.shard.index}.tmp")
-    OmegaConf.save(config, temporary, resolve=True)
-    temporary.replace(path)
+    write_whole(path, OmegaConf.to_yaml(config, resolve=True))

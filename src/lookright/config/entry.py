@@ -4,9 +4,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
@@ -15,16 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lookright.common.files import fault
+from lookright.common.stopping import interrupting, stop_with_starter, stopped
 from lookright.config import schema
 from lookright.config.check import RESERVED, nearest_of, own_error, unknown_key
 from lookright.config.console import quiet
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.renamed import new_names
-from lookright.errors import LookRightError, Stopped
+from lookright.errors import ConfigError, LookRightError, Stopped
 
 EXIT_USER_ERROR = 2
 OVERRIDE = re.compile(r"[+~]{0,2}[\w./@-]+=")
@@ -39,25 +42,66 @@ def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOL
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
     quiet()
+    stop_with_starter()
     schema.register()
     # argparse takes no second lot of overrides behind a flag
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
-    try:
+    with ending(partial(explain, config_name=config_name, folder=folder)), _choices_explained(folder):
         main()
-    except Stopped as error:
-        if not error.started_by_run:
-            print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except LookRightError as error:
-        _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error, config_name, folder))
+
+
+@contextmanager
+def _choices_explained(folder: Path) -> Iterator[None]:
+    """Turn what Hydra says of a group that is given a number or a mapping into the valid names. Raises ConfigError."""
+    try:
+        yield
     except ValueError as error:
         if "Config group override must be a string or a list" not in str(error):
             raise
-        _fail(_wrong_choices(folder))
-    except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        _fail(f"cannot use the path {error.filename} ({error.strerror}); set another output, or make the path usable")
+        raise ConfigError(_wrong_choices(folder)) from error
+
+
+@contextmanager
+def ending(explain_config: Callable[[Exception], str] = str) -> Iterator[None]:
+    """Inside, what a user, a signal or a disk ends is told in a sentence, and ends the process with an honest status.
+
+    2 for an error that somebody can mend, 143 after a signal, 130 after Ctrl-C. `explain_config` words Hydra's errors.
+    """
+    try:
+        with interrupting():
+            yield
+    except KeyboardInterrupt as error:
+        _leave(stopped(error, "start it again with the same command"))
+    except Stopped as error:
+        _leave(error)
+    except LookRightError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(explain_config(error))
+    except OSError as error:
+        told = fault(error)
+        if told is None:
+            raise
+        _fail(told)
+
+
+def ended_in_job(job: TaskFunction, config_name: str) -> TaskFunction:
+    """The job, in which all ends as `ending` says before Hydra hears of it, which would tell of a failed job first.
+
+    In a sweep an error stays one, since the sweep's other jobs go on; a signal ends the sweep.
+    """
+
+    @wraps(job)
+    def run(config: DictConfig) -> Any:
+        if HydraConfig.get().mode == RunMode.RUN:
+            with ending(partial(explain, config_name=config_name)):
+                return job(config)
+        try:
+            return job(config)
+        except Stopped as error:
+            _leave(error)
+
+    return run
 
 
 def with_output(config: DictConfig) -> DictConfig:
@@ -160,6 +204,12 @@ def _paths(node: Any, path: str) -> Iterator[str]:
                 yield from _paths(node[name], place)
 
 
-def _fail(message: str) -> None:
+def _leave(error: Stopped) -> NoReturn:
+    if not error.started_by_run:
+        print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)

@@ -92,9 +92,9 @@ class MadeBy:
         return found
 
 
-def read_made_by(folder: Path) -> MadeBy | None:
+def read_made_by(folder: Path, name: str = MADE_BY_FILE) -> MadeBy | None:
     """What a run says of itself; None for the folder of a run that does not. Raises ConfigError for a broken file."""
-    path = folder / MADE_BY_FILE
+    path = folder / name
     if not path.is_file():
         return None
     try:

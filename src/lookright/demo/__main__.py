@@ -4,17 +4,18 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lookright.common.files import write_whole
+from lookright.common.locks import locked
 from lookright.config.console import quiet
+from lookright.config.entry import ending
 from lookright.demo import adaptive, commands
 from lookright.demo.lanes import ROOT, Chain, run_chains
 from lookright.demo.results import results_table
-from lookright.errors import LookRightError
 from lookright.reports.compared_examples import compared_examples
 from lookright.reports.comparison import comparison_text, write_comparison
 
@@ -29,17 +30,10 @@ def main() -> None:
     parser.add_argument("--install-seconds", default=0.0, type=float, help="what the installation before took")
     arguments = parser.parse_args()
     quiet()
-    try:
-        demo(
-            arguments.backbone,
-            ROOT / arguments.output,
-            range(arguments.seeds),
-            arguments.install_seconds,
-            arguments.adaptive,
-        )
-    except LookRightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    folder = ROOT / arguments.output
+    # beside the folder, which is made anew
+    with ending(), locked(folder.parent, f".{folder.name}.lock"):
+        demo(arguments.backbone, folder, range(arguments.seeds), arguments.install_seconds, arguments.adaptive)
 
 
 def demo(
@@ -82,7 +76,7 @@ def demo(
         adaptive.keep_unseen(folder)
         stage("tune_adaptive", adaptive.chains(backbone, folder, seeds[0]))
     if len(seeds) > 1:
-        (folder / "results.md").write_text(results_table(folder, backbone, seeds))
+        write_whole(folder / "results.md", results_table(folder, backbone, seeds))
     return _report(folder, seconds, seeds[0], with_adaptive)
 
 
@@ -106,7 +100,7 @@ def _report(folder: Path, seconds: dict[str, float], seed: int, with_adaptive: b
     summary = {"comparison": comparison.result(), "seconds": seconds}
     if with_adaptive:
         summary["adaptive"] = {name: adaptive.finding(name, folder, seed) for name in adaptive.MODELS}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     for name, scopes in summary.get("adaptive", {}).items():
         for scope, found in scopes.items():
             print(f"\n{adaptive.row_name(name, scope)}: {found['best']}; advised: {found['recommended']}")

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import pick_device, torch_dtype, use_threads, with_adapter
+from lookright.common.files import naming
 from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
@@ -196,8 +197,9 @@ def _made_beside(output: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        yield folder
-        folder.replace(output)
+        with naming(folder):
+            yield folder
+            folder.replace(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from lookright.config.entry import ending
 from lookright.errors import LookRightError
 from lookright.launching.follow import JobsFailed, follow
 from lookright.launching.jobs import Launch, is_gone, launches
@@ -33,4 +34,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with ending():
+        sys.exit(main(sys.argv[1:]))

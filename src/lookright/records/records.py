@@ -6,7 +6,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lookright.common.jsonl import numbered_lines
+from lookright.common.jsonl import numbered_lines, write_atomically
 from lookright.common.strict_json import dump_line, parse_json, short
 from lookright.errors import RecordError
 from lookright.types import Preference, Prompt, Region
@@ -70,10 +70,8 @@ def preference_from_dict(data: Any) -> Preference:
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    """Write all records, one a line."""
-    with path.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(to_line(record))
+    """Write all records, one a line, into a file that is there whole or not at all."""
+    write_atomically(path, map(to_line, records))
 
 
 def to_line(record: Record) -> str:

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lookright.common.files import naming
 from lookright.common.strict_json import read_object, read_regular
 from lookright.errors import ConfigError, LookRightError
 
@@ -91,6 +92,10 @@ class LogpStore:
             self._shard = None
 
     def _append(self, records: bytes) -> None:
+        with naming(self.folder):
+            self._append_to_shard(records)
+
+    def _append_to_shard(self, records: bytes) -> None:
         if self._shard is None:
             name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{SUFFIX}"
             self._shard = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lookright.common.jsonl import write_atomically
+from lookright.config.entry import ending
 from lookright.config.made_by import code_version, shown_path, today
 from lookright.errors import LookRightError
 from lookright.report.page import html, markdown_text
@@ -43,4 +44,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with ending():
+        sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lookright.common.files import write_whole
+
 
 def render(template: str, **values: Any) -> str:
     """The page `templates/<template>.html.j2` makes of `values`; a name that it lacks is an error."""
@@ -15,8 +17,8 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """A page into a file, UTF-8."""
-    path.write_text(page, encoding="utf-8")
+    """A page into a file, UTF-8, that is there whole or not at all."""
+    write_whole(path, page)
 
 
 @cache

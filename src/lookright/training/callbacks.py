@@ -10,6 +10,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lookright.common.files import write_whole
 from lookright.common.hashing import stable_hash
 from lookright.errors import ParameterError
 
@@ -111,7 +112,7 @@ class OperatorProfile(Callback):
         profile.export_chrome_trace(str(folder / "profile" / "trace.json"))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=50)
-        (folder / "profile" / "operators.txt").write_text(table, encoding="utf-8")
+        write_whole(folder / "profile" / "operators.txt", table)
 
 
 def monitors(given: Mapping[str, Callback]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lookright.common.files import naming
+
 CHECKPOINT_FOLDER = "checkpoints"
 KEPT = 2
 """Newest checkpoints that stay: one to go on from, and one in case a disk gives back less than it took."""
@@ -32,13 +34,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`. Raises OSError where the disk refuses; the target is then as it was."""
+        """Write `checkpoint` to `path`. Raises OSError where the disk refuses; what was at `path` stays as it was."""
         del storage_options
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
         try:
-            with temporary.open("wb") as file:
+            with naming(path), temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())

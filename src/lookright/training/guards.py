@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lookright.common.stopping import ASKED_TO_STOP
-from lookright.errors import LookRightError, Stopped
+from lookright.errors import LookRightError, Stopped, WorkerLost
 from lookright.packing.batch import PackedBatch
 from lookright.training.checkpoints import RunCheckpoints
 
 SIGNALS = (*ASKED_TO_STOP, signal.SIGINT)
 SHOWN_IDS = 8
+LOST_READER = "DataLoader worker"
+"""How torch begins what it says of a process that ended."""
 
 
 class StopOnSignal(Callback):
@@ -149,10 +151,18 @@ def on_records(batches: list[TakenBatch]) -> str:
 
 @contextmanager
 def memory_told(trainer: Trainer) -> Iterator[None]:
-    """Turn an allocation that fails into an error that names the batch and what to lower. Raises LookRightError."""
+    """Turn an allocation that fails into an error that names the batch and what to lower. Raises LookRightError.
+
+    A process of the loader that was killed is told, too: as a rule it was for memory. Raises WorkerLost.
+    """
     try:
         yield
     except RuntimeError as error:
+        if str(error).startswith(LOST_READER):
+            raise WorkerLost(
+                f"a process that reads pictures was killed, as the system does where memory runs out ({error}): set a "
+                "lower data.num_workers"
+            ) from error
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         guard = next((one for one in trainer.callbacks if isinstance(one, RefuseNonFinite)), None)

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from PIL import Image
 
+from lookright.common.files import naming
 from lookright.common.jsonl import cut_torn_line, write_atomically
 from lookright.common.metrics_csv import STEP, read_metrics
 from lookright.errors import Stopped
@@ -66,6 +67,11 @@ class AppendingWriter(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
         self.metrics_keys = read_metrics(Path(self.metrics_file_path))[0]
+
+    def save(self) -> None:
+        """Append what was logged. Raises OSError naming the file."""
+        with naming(Path(self.metrics_file_path)):
+            super().save()
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """A kill leaves the old file or the new one."""

@@ -13,6 +13,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lookright.common.files import write_whole
 from lookright.errors import ConfigError, ParameterError
 from lookright.training.loggers import LoggedExample, RunLogger
 
@@ -149,7 +150,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
             if not self._goes_on:
                 self._wandb_init["id"] = self._wandb_init["id"] or secrets.token_hex(4)
             kept = {key: self._wandb_init[key] for key in ("id", "name", "group", "project", "entity")}
-            (self.folder / WANDB_FILE).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            write_whole(self.folder / WANDB_FILE, json.dumps(kept, indent=1) + "\n")
             try:
                 run = super().experiment
             except wandb.errors.Error as error:
