@@ -39,7 +39,7 @@ def main() -> None:
         for backbone in arguments.backbones:
             for line in measured(backbone, prepared, arguments.folder / backbone, arguments.evalkit, arguments.lmms):
                 print(json.dumps(line), flush=True)
-                file.write(json.dumps(line) + "\n")
+                print(json.dumps(line), file=file, flush=True)
 
 
 def measured(

@@ -108,7 +108,7 @@ def ask_lmms(python: Path, address: str, prepared: Prepared, folder: Path) -> To
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     ids = [json.loads(line)["id"] for line in (prepared.lmms / "questions.jsonl").read_text().splitlines()]
     scores = json.loads(max(folder.rglob("*results.json")).read_text())["results"][TASK]
-    answers = {ids[line["doc_id"]]: line["filtered_resps"][0] for line in lines}
+    answers = {ids[line["doc_id"]]: line["filtered_resps"] for line in lines}
     return Told(answers=answers, score=100 * float(scores["exact_match,none"]))
 
 
