@@ -113,7 +113,7 @@ def test_what_cannot_be_asked_is_told_before_weights_load(composed: Compose, fil
         "images is not set; set images=": (QUESTION, []),
         f"images\\[1\\]={tmp_path}/gone.png is no file": (QUESTION, [images([files[0], tmp_path / "gone.png"])]),
         "images=\\[\\]; set one path": (QUESTION, ["images=[]"]),
-        "images\\[1\\].*no picture format that PIL knows": (QUESTION, [images([files[0], tmp_path / "no.png"])]),
+        "images\\[1\\].*broken picture of 10 bytes": (QUESTION, [images([files[0], tmp_path / "no.png"])]),
         "3 pictures but 2 <image> in the prompt": ("<image> <image> what?", [images(files)]),
         "target": ("In Image7, what?", [images(files)]),
         "format='xml'; valid: text, json": (QUESTION, [images(files), "format=xml"]),

@@ -53,7 +53,10 @@ def test_questions_about_pictures_of_the_tuning_prompts_are_left_out(
 
     def write(place: str, source: str, rows: list[tuple[str, int]]) -> None:
         (tmp_path / place / source).mkdir(parents=True, exist_ok=True)
-        lines = [{"format": name, "provenance": {"source_picture": f"train/{picture}"}} for name, picture in rows]
+        lines = [
+            {"id": f"{number}", "format": name, "provenance": {"source_picture": f"train/{picture}"}}
+            for number, (name, picture) in enumerate(rows)
+        ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / place / source / "instructions.jsonl").write_text(text)
 

@@ -120,7 +120,7 @@ def test_random_pairs_match_its_threshold(
     folder = outside(MODULE.replace("OWN", OWN), {"composers/film_strip.yaml": YAML})
     alone = ["+composers=film_strip", "formats=[film_strip]", *NOT_FILTERED]
     kept = generate(searching("generate", folder, *generating, *alone))["kept"]
-    drawn = generate(searching("generate", folder, *generating, *alone, "selection=random"))["kept"]
+    drawn = generate(searching("generate", folder, *generating, *alone, "selection=random", "overwrite=true"))["kept"]
     assert drawn == kept > 0
 
 

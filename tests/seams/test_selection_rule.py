@@ -86,7 +86,7 @@ def test_a_rule_decides(
     generate(searching("generate", folder, *generating, *NOT_FILTERED, "selection=none"))
     wrong = wrong_answers(tmp_path / "out")
     limit = sorted(line["perplexity"] for line in wrong.values())[len(wrong) // 2]
-    chosen = ["selection=unsure", f"selection.threshold={limit}"]
+    chosen = ["selection=unsure", f"selection.threshold={limit}", "overwrite=true"]
     summary = generate(searching("generate", folder, *generating, *NOT_FILTERED, *chosen))
     kept = {line["id"] for line in lines_of(tmp_path / "out" / "preferences.jsonl")}
     assert kept == {key for key, line in wrong.items() if line["perplexity"] > limit} and kept

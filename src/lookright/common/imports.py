@@ -22,7 +22,7 @@ class _Postponed(ModuleType):
             setattr(self, name, value)
             return value
         # from here on it is a module as any other
-        self.__class__ = ModuleType  # type: ignore[assignment]
+        self.__class__ = ModuleType  # type: ignore[assignment]  # Python allows it between module classes
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
         spec.loader.exec_module(self)
@@ -47,7 +47,7 @@ def left_out(package: str) -> Iterator[None]:
     """Inside, a package counts as not installed."""
     before = sys.modules.get(package)
     # what Python takes for: there is none
-    sys.modules[package] = None  # type: ignore[assignment]
+    sys.modules[package] = None  # type: ignore[assignment]  # documented, and in no stub
     try:
         yield
     finally:

@@ -73,7 +73,8 @@ def own_config(folder: str | Path, key: str, known: DictConfig) -> DictConfig:
             f"{''.join(f'; {told}' for told in renamed)}"
         )
     # whom to trust is never read from there
-    saved.trust = known.trust
+    if "trust" in known:
+        saved.trust = known.trust
     return saved
 
 

@@ -80,7 +80,7 @@ def read_predictions(folder: str | Path, judged: bool = True) -> dict[str, Line]
     with_judgements(Path(folder), lines)
     waiting = next((key for key, line in lines.items() if line["correct"] is None), None)
     if judged and waiting is not None:
-        raise ConfigError(f"{folder}: question {waiting} waits for its judge; run infer.py again with the same output")
+        raise ConfigError(f"{path}: question {waiting} waits for its judge; run infer.py again with the same output")
     return dict(lines)
 
 

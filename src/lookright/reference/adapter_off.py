@@ -25,7 +25,6 @@ class AdapterOff(Reference):
                 f"reference=adapter_off cannot undo the training of {trained[0]} and {len(trained) - 1} more; "
                 "set tuning.train_projector=false, or reference=frozen_copy"
             )
-        self._projectors = [part for part in pair.policy.modules() if isinstance(part, ModulesToSaveWrapper)]
 
     def describe(self) -> str:
         """For the log."""
@@ -34,12 +33,13 @@ class AdapterOff(Reference):
     def logps(self, pair: ModelPair, batch: PackedBatch, features: Sequence[Tensor]) -> Tensor:
         """float32[R]; adapter dropout plays no part since the adapters are out."""
         policy: Any = pair.policy
+        projectors = [part for part in policy.modules() if isinstance(part, ModulesToSaveWrapper)]
         with policy.disable_adapter():
-            if self._projectors:
+            if projectors:
                 # the adapter brings a projector of its own, which is off too
                 features = pair.backbone.encode_images(pair.model, batch.pixels)
             logps = packed_forward(pair.backbone, pair.model, batch, features).logps
-        for part in self._projectors:
+        for part in projectors:
             # PEFT has them train once they are on again
             part.modules_to_save.requires_grad_(False)
         return logps
