@@ -112,7 +112,7 @@ def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "saved",
     [
-        {"target_modules": ["w1"]},  # names of another architecture
+        {"target_modules": ["w1"], "r": 2},  # names of another architecture
         {"target_modules": ["q_proj"], "r": 2},  # no weights of this shape
     ],
 )
@@ -120,7 +120,7 @@ def test_an_adapter_of_another_model_is_refused(saved: dict, llava: LlavaBackbon
     LoraConfig(base_model_name_or_path="/models/other", **saved).save_pretrained(tmp_path)
     name = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
     save_file({name: torch.zeros(2, 5)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ConfigError, match=r"tuning.adapter=.* does not fit .* trained on /models/other"):
+    with pytest.raises(ConfigError, match=r"tuning.adapter=.* does not fit .* trained on '/models/other'"):
         LoraTuning(adapter=str(tmp_path)).apply(llava, llava.build(weights=False))
 
 
