@@ -44,10 +44,23 @@ def test_pins_are_names_and_versions_alone() -> None:
         assert re.fullmatch(r"[\w.-]+(==[\w.]+|>=[\d.]+,<[\d.]+)", line), line
 
 
+def test_the_lock_has_a_hash_for_every_pin_but_that_of_torch() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^(\S+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, flags=re.MULTILINE)
+    locked = {canonicalize_name(name): version for name, version, _ in entries}
+    assert locked == {name: str(pin.specifier)[2:] for name, pin in PINS.items() if name != "torch"}
+    # names, versions and hashes, and nothing of an index
+    assert len(text.splitlines()) == 1 + len(entries) + text.count("--hash=") and "://" not in text
+
+
 def test_make_installs_them() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     installs = re.findall(r"^\t.*(?:pip install|\$\(PIP\)).*$", makefile, flags=re.MULTILINE)
-    assert len(installs) == 3 and all("$(PIP) " in line for line in installs)
+    pinned = [line for line in installs if "$(PIP) " in line]
+    assert len(pinned) == 4, "torch twice"
+    others = [line for line in installs if line not in pinned]
+    # by hash, or the package alone; the tools have an environment of their own
+    assert all("--no-deps" in line or line.startswith("\t$(TOOLS)") for line in others)
     assert re.search(r"^PIP = .*--constraint constraints\.txt$", makefile, flags=re.MULTILINE)
 
 

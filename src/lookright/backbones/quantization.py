@@ -1,6 +1,7 @@
 """A frozen base model in 4 bits under adapters (QLoRA, arXiv 2305.14314), by bitsandbytes."""
 
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,9 @@ QUANT_TYPE = "nf4"
 BYTES_PER_WEIGHT = 0.5 + (8 + 32 / 256) / 64 / 8
 """4 bits, one 8-bit scale for 64 weights and one float32 for 256 scales (section 3, double quantization)."""
 
+ADVICE = ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from kernels-community")
+"""Logger, and how the message starts."""
+
 CPU_LAYOUT = "support_avx512bf16_for_cpu"
 """Whether a bitsandbytes layer may repack its weight for inference."""
 
@@ -29,12 +33,21 @@ def check_quantization(kind: str | None) -> str | None:
 
 
 def require_bitsandbytes() -> None:
-    """Raise ConfigError where the library is missing."""
+    """Raise ConfigError where the library is missing; call it ahead of the import.
+
+    On CPUs with bfloat16 units the library then advises to install a package that fetches native code, for a kernel
+    that no layer of ours runs (`keep_trainable`). That is not told.
+    """
+    logging.getLogger(ADVICE[0]).addFilter(_no_advice)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "backbone.quantization=4bit needs bitsandbytes, which is not installed; "
             "pip install 'lookright[qlora]', or set backbone.quantization=null"
         )
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(ADVICE[1])
 
 
 def loading_arguments(kind: str | None, dtype: torch.dtype, unquantised: Sequence[str]) -> dict[str, Any]:

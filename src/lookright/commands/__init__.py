@@ -20,15 +20,3 @@ _HOMES = {
     "__version__": "torchmetrics.__about__",
 }
 postpone("torchmetrics", _HOMES, _logger=logging.getLogger("torchmetrics"))
-
-ADVICE = ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from kernels-community")
-"""Logger, and how the message starts."""
-
-
-def _no_advice(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(ADVICE[1])
-
-
-# PEFT imports bitsandbytes, which on CPUs with bfloat16 units then advises to install a package that fetches native
-# code, for a kernel that no layer of ours runs (`backbones.quantization.keep_trainable`)
-logging.getLogger(ADVICE[0]).addFilter(_no_advice)

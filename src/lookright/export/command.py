@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from lookright.backbones.adapter_files import check_adapter
+from lookright.backbones.adapters import PeftModel
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import pick_device, torch_dtype, use_threads, with_adapter
 from lookright.common.files import naming

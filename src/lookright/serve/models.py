@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from lookright.backbones.adapter_files import check_adapter
+from lookright.backbones.adapters import PeftModel
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import load_policy
 from lookright.errors import ConfigError
