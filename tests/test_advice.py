@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from bitsandbytes.backends.cpu import ops
 
 from lookright.backbones.quantization import ADVICE, require_bitsandbytes
