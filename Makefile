@@ -35,8 +35,9 @@ coverage: $(VENV)/.installed-dev
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
 # sweeps on a SLURM that the tests start: apt-get install slurm-wlm munge, and root
+SLURM_TESTS ?= tests/slurm
 test-slurm: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -rs -m slurm tests/slurm
+	$(BIN)/python -m pytest -q -rs -m slurm $(SLURM_TESTS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run
