@@ -1,6 +1,7 @@
 """Shared fixtures: small random models that need no download."""
 
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ WORDS = (
     "Regarding the central picture, is there a square here?"
 )
 ANSWERS = ("red", "blue", "green", "yes", "no", "circle", "triangle", "square")
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell starts what runs behind it so, and commands that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
