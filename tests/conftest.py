@@ -1,6 +1,5 @@
 """Shared fixtures: small random models that need no download."""
 
-import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -29,14 +28,6 @@ ANSWERS = ("red", "blue", "green", "yes", "no", "circle", "triangle", "square")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell starts what runs behind it so, and commands that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def _heard() -> None:
-    """A command that a test before ran in this process has Hydra silence all loggers that were there."""
-    for logger in logging.root.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.disabled = False
 
 
 @pytest.fixture(scope="session", autouse=True)
