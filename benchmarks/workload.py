@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from PIL import Image
 from torch.optim import AdamW
 
+from lookright.backbones.adapters import LoraConfig
 from lookright.backbones.base import Backbone
 from lookright.backbones.ixc25.backbone import Ixc25Backbone
 from lookright.backbones.llava import LlavaBackbone
