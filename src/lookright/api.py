@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from torch import nn
 
-from lookright.answering.answerer import Answerer, ScoredAnswer
+from lookright.answering.answerer import Answerer, ScoredAnswer, check_answering
 from lookright.answering.decoder import Decoder
 from lookright.answering.heat import attention_heat
 from lookright.answering.shares import Shares, attention_shares
-from lookright.attention.band import layer_band, one_layer
+from lookright.attention.band import layer_band
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import load_policy, placing
@@ -31,7 +31,6 @@ from lookright.losses.composite import CompositeLoss, pair_scores
 from lookright.packing.batch import move, pack
 from lookright.packing.encode import encode_preference, row_length
 from lookright.packing.forward import RatioRead
-from lookright.packing.logprobs import check_rows
 from lookright.records.held_pictures import HeldPictures, Picture
 from lookright.records.pictures import Pictures
 from lookright.records.validate import check_record
@@ -292,16 +291,9 @@ class ModelParts:
             self.device, self.dtype = placing(config.device, config.dtype)
         with problems:
             check_adapter(config.adapter)
-        with problems:
-            check_rows(config.ratio_rows)
         self.decoder: Decoder = problems.build("decode") if decoder is None else decoder
         self.backbone: Backbone = problems.build("backbone")
-        if self.backbone is not None:
-            with problems:
-                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
-            with problems:
-                if self.decoder is not None:
-                    self.decoder.check(self.backbone)
+        self.ratio_layer = check_answering(problems, self.backbone, self.decoder)
         problems.finish()
 
     def load(self) -> Model:

@@ -169,7 +169,7 @@ def test_everything_that_our_own_files_name_is_known(
 ) -> None:
     config = composed(command, *overrides.split(), f"output={tmp_path}", f"backbone.path={tmp_path}")
     saved = OmegaConf.to_yaml(resolved(config) if command == "train" else config, resolve=command != "train")
-    read_config(strangers(tmp_path, saved), "run")
+    assert read_config(strangers(tmp_path, saved), "run") == OmegaConf.create(saved)
 
 
 def test_the_users_own_classes_are_named_by_trust(mark: Path, tmp_path: Path) -> None:

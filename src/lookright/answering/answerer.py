@@ -14,16 +14,18 @@ from torch import nn
 
 from lookright.answering.decoder import Answer, Decoder
 from lookright.answering.noise import TargetNoise
+from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
 from lookright.common.jsonl import Kinds, check_id, check_kinds
 from lookright.common.streams import batches
 from lookright.common.strict_json import short
+from lookright.config.check import Problems
 from lookright.errors import RecordError
 from lookright.packing.batch import Example, Response, move, pack
 from lookright.packing.encode import encode_question
 from lookright.packing.forward import packed_forward
-from lookright.packing.logprobs import RATIO_ROWS
+from lookright.packing.logprobs import RATIO_ROWS, check_rows
 from lookright.packing.question import DecoderInput
 from lookright.records.pictures import Pictures
 from lookright.types import Prompt, Size
@@ -230,3 +232,20 @@ class Answerer:
 def _known(value: torch.Tensor) -> float | None:
     """A number, None for NaN."""
     return None if value.isnan() else float(value)
+
+
+def check_answering(problems: Problems, backbone: Backbone | None, decoder: Decoder | None) -> int:
+    """The 0-based decoder layer of the attention ratio, once rows, layer and decoder fit the backbone.
+
+    What does not is told by `problems`, as are a backbone and a decoder that are None; the layer is then 0.
+    """
+    layer, config = 0, problems.config
+    with problems:
+        check_rows(config.ratio_rows)
+    if backbone is not None:
+        with problems:
+            layer = one_layer(backbone.num_layers, config.ratio_layer)
+        with problems:
+            if decoder is not None:
+                decoder.check(backbone)
+    return layer

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.attention.band import one_layer
+from lookright.answering.answerer import check_answering
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import dtype_key, placing, use_threads
@@ -17,7 +17,6 @@ from lookright.composing.sources.base import Source, Split
 from lookright.composing.workspace import workspace_of
 from lookright.config.check import Problems
 from lookright.errors import ConfigError
-from lookright.packing.logprobs import check_rows
 from lookright.records.validate import BadRecords
 from lookright.selection.attention import AttentionSelection
 from lookright.selection.base import Selection
@@ -83,14 +82,7 @@ class GenerationParts:
                     f"noise.std names {unknown[0]}, which is no format; valid: {', '.join(config.composers)}"
                 )
         self.backbone: Backbone = problems.build("backbone")
-        if self.backbone is not None:
-            with problems:
-                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
-            with problems:
-                if self.decoder is not None:
-                    self.decoder.check(self.backbone)
-        with problems:
-            check_rows(config.ratio_rows)
+        self.ratio_layer = check_answering(problems, self.backbone, self.decoder)
 
     def _check_selecting(self, problems: Problems) -> None:
         filters = [problems.build(f"filters.{name}") for name, node in self.config.filters.items() if node is not None]

@@ -9,8 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.answering.answerer import Answerer
-from lookright.attention.band import one_layer
+from lookright.answering.answerer import Answerer, check_answering
 from lookright.backbones.adapter_files import check_adapter
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import dtype_key, load_policy, placing, use_threads
@@ -37,7 +36,6 @@ from lookright.errors import ConfigError
 from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
-from lookright.packing.logprobs import check_rows
 from lookright.records.used import used_pictures
 
 log = logging.getLogger(__name__)
@@ -159,14 +157,7 @@ class _Parts:
         self.metrics = build_metrics(problems)
         self.questions: Questions = problems.build("data", "all")
         self.backbone: Backbone = problems.build("backbone")
-        if self.backbone is not None:
-            with problems:
-                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
-            with problems:
-                if self.decoder is not None:
-                    self.decoder.check(self.backbone)
-        with problems:
-            check_rows(config.ratio_rows)
+        self.ratio_layer = check_answering(problems, self.backbone, self.decoder)
         problems.finish()
 
 

@@ -166,7 +166,11 @@ class ExportConfig:
 
 @dataclass
 class LimitsConfig:
-    """What one request of `lookright.serve` may hold and take; see `serve.settings.Limits`."""
+    """What one request of `lookright.serve` may hold and take; `serve.settings.Limits` checks it.
+
+    `pixels` and `bytes` of one picture, `body` bytes of all of it, `tokens` of an answer, `answers` to one question
+    (`n`), `waiting` requests at once, those being answered among them, `seconds` from the first byte to the last.
+    """
 
     pictures: int = 16
     bytes: int = 2**24

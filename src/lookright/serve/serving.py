@@ -12,14 +12,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from starlette.applications import Starlette
 
-from lookright.attention.band import one_layer
+from lookright.answering.answerer import check_answering
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import placing, use_threads
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
 from lookright.config.runs import with_run
 from lookright.errors import ConfigError
-from lookright.packing.logprobs import check_rows
 from lookright.serve.app import Server, application
 from lookright.serve.engine import Engine
 from lookright.serve.models import Models, adapter_folders
@@ -110,8 +109,6 @@ class _Parts:
         with problems:
             check_style(config.prompt_style)
         with problems:
-            check_rows(config.ratio_rows)
-        with problems:
             if config.api_key == "":
                 raise ConfigError("api_key is empty; set a key, or null for none")
         self.whole = config.run is not None and config.adapter is None
@@ -122,12 +119,7 @@ class _Parts:
                     f"decode.num_beams={self.decoder.num_beams}: answers are told token by token; set it to 1"
                 )
         self.backbone: Backbone = problems.build("backbone")
-        if self.backbone is not None:
-            with problems:
-                self.ratio_layer = one_layer(self.backbone.num_layers, config.ratio_layer)
-            with problems:
-                if self.decoder is not None:
-                    self.decoder.check(self.backbone)
+        self.ratio_layer = check_answering(problems, self.backbone, self.decoder)
         problems.finish()
 
 

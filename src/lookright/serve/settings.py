@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from lookright.config.schema import LimitsConfig
 from lookright.errors import ConfigError
 
 STYLES = ("auto", "labelled", "interleaved")
@@ -12,22 +13,9 @@ them. `interleaved`: where they stand in the message. `auto`: labelled, unless t
 """
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
-class Limits:
-    """What one request may hold and take: `pixels` and `bytes` of one picture, `body` bytes of all of it.
-
-    `tokens` of an answer, `waiting` requests at once, those being answered among them, `seconds` from the first byte
-    to the last, `answers` to one question (`n`).
-    """
-
-    pictures: int = 16
-    bytes: int = 2**24
-    pixels: int = 2**25
-    body: int = 2**26
-    tokens: int = 1024
-    answers: int = 8
-    waiting: int = 256
-    seconds: float = 120.0
+@dataclass(kw_only=True)
+class Limits(LimitsConfig):
+    """What one request may hold and take, each value checked."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
