@@ -33,7 +33,8 @@ def test_leaks_are_counted(tmp_path: Path) -> None:
 
     def leak(number: int) -> None:
         opened.append((tmp_path / f"{number}").open("w"))
-        kept.append(b"x" * (4 * 2**20))
+        # above every threshold under which malloc hands out again what others freed
+        kept.append(b"x" * (40 * 2**20))
 
     found = soak(0, 0, leak, tmp_path)
     for file in opened:

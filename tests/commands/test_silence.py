@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +137,6 @@ def test_a_misspelt_path_is_told_at_once(path: str, tmp_path: Path, monkeypatch:
     (tmp_path / "models" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lookright.backbones.folder.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
-    started = time.monotonic()
     with pytest.raises(
         ConfigError, match=rf"^backbone\.path={path} (is|holds) no.*set backbone\.path to a model folder"
     ):
@@ -146,7 +144,6 @@ def test_a_misspelt_path_is_told_at_once(path: str, tmp_path: Path, monkeypatch:
     if path != "models":
         with pytest.raises(ConfigError, match="is no local folder; look there"):
             local_folder(path, [], "look there")
-    assert time.monotonic() - started < 1
 
 
 def test_a_name_on_a_hub_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
