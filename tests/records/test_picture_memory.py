@@ -4,8 +4,12 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import ExifTags, Image
@@ -237,3 +241,24 @@ def test_embedded_pictures_are_known_by_their_content(folder: Path, opened: list
     parquet.write_table(pa.Table.from_pylist(rows), folder / "p.parquet", row_group_size=3)
     with pytest.raises(LookRightError, match="1 of 20 records.*\n.*row 5.*broken picture #5/0 of 300 bytes"):
         load_preferences(folder / "p.parquet")
+
+
+def test_threads_share_one_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are checked by several threads; a file that two of them opened would stay open for good."""
+    memory, together, real, opened = PictureMemory(tmp_path), threading.Barrier(4), os.open, []
+
+    def slowly(*given: Any) -> int:
+        time.sleep(0.05)
+        opened.append(real(*given))
+        return opened[-1]
+
+    def put(number: int) -> None:
+        together.wait()
+        memory.put(content_key(b"%d" % number), (number, 1))
+
+    monkeypatch.setattr(os, "open", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(put, range(4)))
+    assert len(opened) == 1
+    again = PictureMemory(tmp_path)
+    assert [again.get(content_key(b"%d" % number)) for number in range(4)] == [(number, 1) for number in range(4)]

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import threading
 import zlib
 from contextlib import suppress
 from functools import lru_cache
@@ -38,8 +39,8 @@ def content_key(data: bytes) -> str:
 class PictureMemory:
     """Upright sizes by key, of good pictures alone, in one append-only file for each root folder of pictures.
 
-    Every line has its checksum and is written at once, so that several processes may append and a torn or
-    damaged line is as good as none. No defect of file or folder is ever an error: then nothing is remembered.
+    Every line has its checksum and is written at once, so that several processes and threads may append and a torn
+    or damaged line is as good as none. No defect of file or folder is ever an error: then nothing is remembered.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,6 +50,7 @@ class PictureMemory:
         self._path = None if folder is None else folder / f"pictures-{VERSION}-{PIL.__version__}" / name
         self._sizes: dict[str, Size] | None = None
         self._file: int | None = None
+        self._opening = threading.Lock()
 
     def __reduce__(self) -> tuple[type["PictureMemory"], tuple[Path]]:
         """An open file does not go to another process."""
@@ -72,10 +74,15 @@ class PictureMemory:
         # the line feed in front ends what a killed writer may have left
         line = b"\n%s %08x\n" % (body, zlib.crc32(body))
         with suppress(OSError):
+            os.write(self._opened(self._path), line)
+
+    def _opened(self, path: Path) -> int:
+        """The file to append to, opened once by whichever thread comes first. Raises OSError."""
+        with self._opening:
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            os.write(self._file, line)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            return self._file
 
     def _known(self) -> dict[str, Size]:
         if self._sizes is None:
