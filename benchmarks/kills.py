@@ -3,7 +3,8 @@
 Every run is killed one to three times, by SIGKILL, SIGTERM, SIGUSR1 or SIGUSR2; in a step, within an accumulation, in a
 validation, while a checkpoint or a row of metrics.csv is written, before the adapter is, or at any time. Then it goes
 on to its end, and its adapter and its metrics.csv must be those of a run that nobody killed, byte by byte. Runs are of
-1 and of 2 processes (DDP, gloo), of a model of random weights that takes seconds. Ends with 1 where one differs.
+1 and of 2 processes (DDP, gloo), of a model of random weights that takes seconds. They lie in --folder; with TMPDIR on
+another file system what libraries put there can only be copied, not renamed. Ends with 1 where a run differs.
 """
 
 import argparse
@@ -256,11 +257,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks"), help="where the runs lie, and go")
     given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
     register()
     torch.set_num_threads(1)
     rng, came, num_runs, failures = random.Random(given.seed), 0, 0, []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=given.folder.absolute()) as scratch:
         folder = Path(scratch)
         model, pairs = small_model(folder), small_pairs(folder / "pairs")
         for num_processes in given.processes:

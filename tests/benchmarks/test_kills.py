@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_killed_runs_end_as_whole_ones(num_processes: int) -> None:
+def test_killed_runs_end_as_whole_ones(num_processes: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.kills", "--kills", "6", "--processes", str(num_processes)]
+    command += ["--folder", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.splitlines()[-1].endswith(": 0 runs differ")
