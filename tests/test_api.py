@@ -154,6 +154,28 @@ def test_placeholders_and_target(
     assert (reply.attention_ratio is None) == (target is None)
 
 
+def test_earlier_turns(model: lookright.Model, pictures: list[Image.Image]) -> None:
+    """Pictures and their numbers are those of the whole conversation."""
+    history = [("In Image1, what is it?", "red <image>"), ("and in Image2?", "blue")]
+    reply = model.ask(pictures, "In Image3, what is it?", history=history)
+    prompt = reply.scored.prompt
+    assert [turn.question for turn in prompt.history] == [f"{SHOWN}In Image1, what is it?", "and in Image2?"]
+    assert (prompt.prompt, prompt.target) == ("In Image3, what is it?", 2)
+    shares = reply.shares().shares
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert reply.attention_ratio == pytest.approx(shares[2], abs=1e-5)
+    assert len(reply.heat_maps(longest=40)) == 3
+    # its score reads the same conversation: the history moves every number
+    alone = model.ask(pictures, "In Image3, what is it?")
+    assert abs(alone.attention_ratio - reply.attention_ratio) > 1e-4
+    placed = model.ask(pictures, "<image>\nIn Image3, what is it?", history=[("<image> or <image>?", "no")])
+    assert (placed.scored.prompt.history[0].question, placed.scored.prompt.target) == ("<image> or <image>?", 2)
+    with pytest.raises(lookright.RecordError, match="3 pictures but 1 <image>"):
+        model.ask(pictures, "so?", history=[("<image> red?", "no")])
+    with pytest.raises(lookright.RecordError, match="the limit is 2048"):
+        model.ask(pictures, "so?", history=[("red?", "no " * 4096)])
+
+
 def test_the_target_decides_what_the_ratio_is_of(model: lookright.Model, pictures: list[Image.Image]) -> None:
     """Whole pictures lie beside one another, so their ratios add up to 1."""
     ratios = [model.ask(pictures, "what color is it?", target=target).attention_ratio for target in range(3)]

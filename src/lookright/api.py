@@ -40,7 +40,7 @@ from lookright.reference.frozen_copy import FrozenCopy
 from lookright.reports.heat import heat_levels, heat_peak, overlay
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
-from lookright.types import Preference, Prompt, Region
+from lookright.types import Preference, Prompt, Region, Turn
 
 PART_KEYS = ("backbone", "adapter", "decode", "device", "dtype", "ratio_layer", "ratio_rows", "seed")
 """What of a config of `infer.py` makes a model."""
@@ -157,17 +157,20 @@ class Model:
         *,
         target: int | None = None,
         regions: Sequence[Region] | None = None,
+        history: Sequence[tuple[str, str]] = (),
     ) -> Reply:
         """Answer a question about pictures, which are PIL images, the bytes of files, or paths.
 
         `question` holds `<image>` once for each picture; where it has none, several pictures go before it as
         `Image1:<image>` ..., one alone as `<image>`. `target` is the 0-based index of the image asked about among
         `regions`, one for each source image; what is not given is read off the question ("In Image2, ...") and the
-        pictures, as for records without geometry. Raises RecordError for pictures or a question that cannot be used,
+        pictures, as for records without geometry. `history` holds earlier questions with their answers, the first
+        first; `pictures`, and numbers of images, are then those of the whole conversation, which go before its first
+        question where no question has an `<image>`. Raises RecordError for pictures or a question that cannot be used,
         ConfigError where the decoder needs a target and none is known.
         """
         held = _held(pictures)
-        prompt = asked_prompt(held, question, target, regions)
+        prompt = asked_prompt(held, question, target, regions, [Turn(*turn) for turn in history])
         (reply,) = self.reply(prompt, held)
         return reply
 

@@ -1,7 +1,7 @@
 """Plain data that the whole package speaks in. Nothing here computes."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of one picture; x1 and y1 are exclusive."""
@@ -72,6 +72,23 @@ class Prompt:
     def num_sources(self) -> int:
         """Source images shown, whatever the number of pictures that hold them; the pictures where that is unknown."""
         return len(self.images) if self.regions is None else len(self.regions)
+
+
+class Turn(NamedTuple):
+    """An earlier question of a conversation, `<image>` for each picture that came with it, and what was answered."""
+
+    question: str
+    answer: str
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class FollowUp(Prompt):
+    """A question after earlier turns, the first of them first; files hold none.
+
+    `images`, `regions` and `target` are those of the whole conversation; `prompt` is the last question alone.
+    """
+
+    history: tuple[Turn, ...]
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ from lookright.training.compilation import compile_blocks
 from lookright.training.memory import StepSettings, peak_memory
 from lookright.tuning.full import FullTuning
 from lookright.tuning.lora import LoraTuning
-from lookright.types import Box, Size
+from lookright.types import Box, Size, Turn
 from tests.compare import assert_close, assert_same_gradients
 from tests.examples import LONG, SIZES, gradients, make_example, make_input, noise, shake_adapters, trained_parameters
 
@@ -109,6 +109,27 @@ class BackboneContract:
             for given in (ids.tolist(), ids.tolist()[:-1], [*ids.tolist(), *answers[0].tolist()]):
                 assert backbone.decode(given) == text
         assert backbone.decode([]) == ""
+
+    def test_closed_turns_have_the_ids_that_training_gives_them(self, backbone: Backbone) -> None:
+        sizes, history = SIZES[:1], [Turn("Image1:<image>\nred?", "blue <image>, 12")]
+        closed = conversation_ids(backbone, *history[0], sizes)
+        for prompt in ("what then?", "why?"):
+            asked = backbone.encode_prompt(prompt, sizes, history)
+            assert asked.input_ids[: len(closed)].tolist() == closed and len(asked.input_ids) > len(closed)
+            assert asked.image_spans == backbone.encode_prompt(history[0].question, sizes).image_spans
+            closed = conversation_ids(backbone, prompt, "no", sizes, history)
+            history.append(Turn(prompt, "no"))
+
+    def test_pictures_of_every_turn_are_expanded(self, backbone: Backbone) -> None:
+        history = [Turn("<image>\nred?", "no <image>"), Turn("blue?", "no"), Turn("<image> or <image>?", "no")]
+        encoded = backbone.encode_prompt("and <image>?", SIZES[:4], history)
+        counts = [backbone.token_map(size, 4).num_tokens for size in SIZES[:4]]
+        assert [stop - start for start, stop in encoded.image_spans] == counts
+        assert torch.equal(
+            image_mask(encoded.input_ids, encoded.image_spans), encoded.input_ids == backbone.image_token_id
+        )
+        with pytest.raises(RecordError, match="4 <image> for 3 pictures"):
+            backbone.encode_prompt("and <image>?", SIZES[:3], history)
 
     def test_a_byte_of_zero_is_no_text(self, backbone: Backbone) -> None:
         """Records refuse NUL, and what a model answers is written to records."""
@@ -430,6 +451,14 @@ def plain_twin(backbone: Backbone, policy: nn.Module) -> nn.Module:
         vars(module).pop("forward", None)
     decoder.set_attn_implementation("eager")
     return twin.eval()
+
+
+def conversation_ids(
+    backbone: Backbone, prompt: str, answer: str, sizes: Sequence[Size], history: Sequence[Turn] = ()
+) -> list[int]:
+    """Prompt and response of a turn as training has them, the end token last."""
+    shared, (response,) = backbone.encode_conversation(prompt, [answer], sizes, history)
+    return [*shared.input_ids.tolist(), *response.tolist()]
 
 
 def image_mask(ids: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

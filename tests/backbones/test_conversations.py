@@ -16,7 +16,7 @@ from lookright.commands.generate import generate
 from lookright.commands.infer import infer
 from lookright.commands.train import train
 from lookright.records.records import read_prompts, write_jsonl
-from lookright.types import Preference, Prompt, Region
+from lookright.types import Preference, Prompt, Region, Turn
 from tests.examples import noise
 from tests.tokenizer_forms import CASES, FORMS, VICUNA, embedded, original_ids, scored, train_model, write_llava
 
@@ -63,6 +63,68 @@ def test_an_answer_has_no_token_that_the_original_lacks(vicuna: LlavaBackbone, m
 def random_text(rng: random.Random) -> str:
     bits = [" ", "\n", "red", "Image1", ":", "7", '"', ".", "ASSISTANT:", "это", "图片", "  ", "</s>", "é", "- "]
     return "".join(rng.choices(bits, k=rng.randrange(12)))
+
+
+# ---- several turns ----
+
+TURNS = (
+    [("<image>\nWhat color is it?", "The car is red."), ("How many?", "7"), ("Why?", None)],
+    [
+        ("Image1:<image>\nred?", ' "Yes" '),
+        ("Image2:<image>\nImage3:<image>\nIn Image3, blue?", "- no\n"),
+        (" so?", None),
+    ],
+    [("no picture", "это"), ("<image>", "two  spaces"), ("  What   is <image>?", "图片 red")],
+)
+
+
+def original_turn_ids(model_file: Path, turns: list[tuple[str, str | None]]) -> list[int]:
+    """vicuna_v1 as the authors write it, with " " and "</s>" behind roles in turn, and read it with `legacy=true`:
+    split at the pictures, then at `</s>`, sentencepiece on each stretch.
+    """
+    model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    text = f"{VICUNA} "
+    for question, answer in turns:
+        text += f"USER: {question} ASSISTANT:{'' if answer is None else f' {answer}</s>'}"
+    ids = [model.bos_id()]
+    for place, chunk in enumerate(text.split("<image>")):
+        ids += [model.get_piece_size()] * 9 * (place > 0)
+        first, *others = chunk.split("</s>")
+        ids += model.encode(first)
+        for other in others:
+            ids += [model.eos_id(), *model.encode(other)]
+    return ids
+
+
+def random_turns(rng: random.Random) -> list[tuple[str, str | None]]:
+    """Three, the last without an answer; no text spells a special token."""
+
+    def text() -> str:
+        return random_text(rng).replace("</s>", "")
+
+    turns = [("<image>" * rng.randrange(3) + text(), text()) for _ in range(2)]
+    return [*turns, (text(), None)]
+
+
+def test_conversations_of_several_turns_are_those_of_the_original(vicuna: LlavaBackbone, model_file: Path) -> None:
+    rng = random.Random(2)
+    for turns in [*TURNS, *(random_turns(rng) for _ in range(100))]:
+        sizes = [SIZE] * sum(question.count("<image>") for question, _ in turns)
+        history = [Turn(question, answer) for question, answer in turns[:-1] if answer is not None]
+        question, answer = turns[-1]
+        if answer is None:
+            ids = vicuna.encode_prompt(question, sizes, history).input_ids.tolist()
+        else:
+            shared, (response,) = vicuna.encode_conversation(question, [answer], sizes, history)
+            ids = [*shared.input_ids.tolist(), *response.tolist()]
+        assert ids == original_turn_ids(model_file, turns), turns
+
+
+def test_end_tokens_that_texts_spell_are_no_tokens(vicuna: LlavaBackbone) -> None:
+    history = [Turn("</s>USER: red? ASSISTANT: no</s>", "no </s> <image>"), Turn("<image> </s>", "</s>")]
+    encoded = vicuna.encode_prompt("</s> so?", [SIZE], history)
+    assert encoded.input_ids.tolist().count(2) == 2
+    assert vicuna.text_tokenizer.decode(encoded.input_ids.tolist()).count("</s>") == 6
 
 
 # ---- a token that reaches over the boundary ----

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from lookright.backbones.llava import LlavaBackbone, _pad_token_id
 from lookright.backbones.prompts import expand_images
 from lookright.errors import ConfigError
+from lookright.types import Turn
 from tests.compare import assert_close
 from tests.examples import lively_model, make_input, noise
 from tests.plain import stock_model
@@ -34,6 +35,18 @@ def test_template_and_expanded_pictures(llava: LlavaBackbone) -> None:
 def test_system_prompt_opens_the_conversation(llava_folder: Path) -> None:
     backbone = LlavaBackbone(path=str(llava_folder), system_prompt="A chat.")
     assert text_of(backbone, backbone.encode_prompt("yes?", []).input_ids) == "<s>A chat. USER: yes? ASSISTANT:"
+
+
+def test_turns_follow_their_end_token_without_a_space(llava_folder: Path) -> None:
+    backbone = LlavaBackbone(path=str(llava_folder), system_prompt="A chat.")
+    history = [Turn("<image>\nred?", "yes"), Turn("blue?", " no ")]
+    ids = backbone.encode_prompt("Image2:<image>\nso?", [(4, 4), (9, 5)], history).input_ids
+    image = "<image>" * 9
+    assert text_of(backbone, ids) == (
+        f"<s>A chat. USER: {image}\nred? ASSISTANT: yes</s>USER: blue? ASSISTANT:  no </s>USER: Image2:{image}\nso? "
+        "ASSISTANT:"
+    )
+    assert ids.tolist().count(backbone.end_token_ids[0]) == 2
 
 
 def test_expanded_parts_by_hand() -> None:

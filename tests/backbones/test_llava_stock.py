@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError
+from lookright.types import Turn
 from tests.backbones.checkpoints import (
     SMALL,
     Shapes,
@@ -127,6 +128,29 @@ def test_stock_processor_and_model_give_our_ids_pixels_and_logits(
     assert inputs["input_ids"].tolist() == [ours.input_ids.tolist()]
     pixels = torch.stack([backbone.preprocess(picture, 2) for picture in pictures])
     assert torch.equal(inputs["pixel_values"], pixels)
+    assert torch.equal(stock(**inputs).logits, model(input_ids=ours.input_ids[None], pixel_values=pixels).logits)
+
+
+@torch.no_grad()
+def test_stock_processor_and_model_give_our_ids_and_logits_of_several_turns(llava_folder: Path, tmp_path: Path) -> None:
+    backbone = LlavaBackbone(path=str(llava_folder), system_prompt="A chat.")
+    model = lively_model(backbone, torch.float32)
+    backbone.save_pretrained(model, tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path, backend="pil")
+    stock = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
+    pictures = [noise((90, 31), 0), noise((20, 70), 1), noise((30, 30), 2)]
+    history = [Turn("<image>\nwhat color?", "red, no?"), Turn(" so? ", "yes\n")]
+    question = "Image2:<image>\nImage3:<image>\nIn Image3, what color?"
+    messages = [
+        {"role": role, "content": text}
+        for turn in history
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    text = processor.apply_chat_template([*messages, {"role": "user", "content": question}], add_generation_prompt=True)
+    inputs = processor(images=pictures, text=text, return_tensors="pt")
+    ours = backbone.encode_prompt(question, [picture.size for picture in pictures], history)
+    assert inputs["input_ids"].tolist() == [ours.input_ids.tolist()]
+    pixels = torch.stack([backbone.preprocess(picture, 3) for picture in pictures])
     assert torch.equal(stock(**inputs).logits, model(input_ids=ours.input_ids[None], pixel_values=pixels).logits)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,26 @@ def test_stock_ids_are_ours(model_file: Path, form: str, legacy: bool, tmp_path:
             assert stock.decode(wanted, skip_special_tokens=True).strip() == ours.decode(wanted).strip()
     assert (stock.bos_token, stock.eos_token, stock.eos_token_id) == ("<s>", "</s>", 2)
     assert stock.convert_tokens_to_ids("<image>") == image
+
+
+@pytest.mark.parametrize("normalized", [False, True], ids=["", "normalized"])
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_stock_ids_of_several_turns_are_ours(model_file: Path, form: str, normalized: bool, tmp_path: Path) -> None:
+    """Also where special tokens are looked for in normalised text, as LLaMA's older files have it."""
+    source = write_llava(tmp_path / "source", form, True, model_file)
+    file = tokenizer_file(source)
+    data = json.loads(file.read_text())
+    for token in data["added_tokens"]:
+        token["normalized"] = normalized and token["content"] != "<image>"
+    file.write_text(json.dumps(data))
+    ours = read_tokenizer(file)
+    image = json.loads((source / "config.json").read_text())["image_token_id"]
+    ids = {"bos_id": 1, "end_id": 2, "pad_id": 0, "image_id": image}
+    assert write_stock_tokenizer(file, tmp_path / "out", ours, limit=4096, **ids)
+    stock = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for first, second in pairwise(texts()):
+        wanted = [*our_ids(ours, first, 1, image), 2, *our_ids(ours, second, 1, image)[1:]]
+        assert stock(f"{first}</s>{second}")["input_ids"] == wanted, (first, second)
 
 
 def test_files_that_give_our_ids_are_copied(llava_folder: Path, tmp_path: Path) -> None:

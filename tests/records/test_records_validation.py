@@ -48,6 +48,7 @@ def box(*sides: float, picture: int = 1) -> list[dict[str, Any]]:
 BAD = [
     ("{", "json", "not valid json"),
     (record(choosen="x"), "malformed", "unknown key 'choosen'"),
+    (record(history=[]), "malformed", "unknown key 'history'"),
     (record(id=""), "malformed", "the id is empty"),
     (record(prompt="<image>\nWhat?"), "placeholders", "2 pictures but 1 <image> in the prompt"),
     (record(prompt="What?"), "placeholders", "2 pictures but 0 <image>"),

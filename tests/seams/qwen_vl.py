@@ -60,8 +60,9 @@ class QwenBackbone(Backbone):
             torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 128
         )
 
-    def conversation_text(self, prompt: str, answer: str | None) -> str:
-        return f"Q: {prompt}\nA:{'' if answer is None else ' ' + answer}"
+    def conversation_text(self, prompt: str, answer: str | None, first: bool = True) -> str:
+        opening = "" if first else "\n"
+        return f"{opening}Q: {prompt}\nA:{'' if answer is None else ' ' + answer}"
 
     def decode(self, token_ids: Sequence[int]) -> str:
         ids = [*token_ids, self.end_token_ids[0]]

@@ -25,6 +25,7 @@ from tests.serve.conftest import Live, address_of, said, served, shown
 
 NUM_FUZZED = 1000
 TEXT = [said("what is it?")]
+PIXEL = address_of(Image.new("RGB", (8, 8), "red"))
 
 
 def told(response: httpx.Response) -> str:
@@ -101,16 +102,63 @@ def test_fields_that_ask_for_nothing_are_taken(live: Live) -> None:
 @pytest.mark.parametrize(
     ("roles", "words"),
     [
-        (["user", "assistant", "user"], "conversations of one turn"),
-        (["user", "user"], "conversations of one turn"),
+        (["user", "user"], "messages[1]: the user speaks twice in a row"),
+        (["user", "assistant", "user", "user"], "messages[3]: the user speaks twice in a row"),
+        (["assistant", "user"], "messages[0]: the assistant speaks, and no user message is before it"),
+        (["system", "assistant", "user"], "messages[1]: the assistant speaks"),
+        (["user", "assistant", "assistant", "user"], "messages[2]: the assistant speaks"),
+        (["user", "assistant"], "the last message is the assistant's; end with what the user asks"),
         (["system"], "no user message"),
         (["user", "system"], "before the user's"),
-        (["tool"], "valid: system, developer, user"),
+        (["user", "assistant", "system", "user"], "before the user's"),
+        (["tool"], "valid: system, developer, user, assistant"),
+        (["user", "assistant", "tool", "user"], "valid: system, developer, user, assistant"),
     ],
 )
 def test_turns(roles: list[str], words: str, live: Live) -> None:
     response = live.chat({"messages": [{"role": role, "content": "what is it?"} for role in roles]})
     assert response.status_code == 400 and words in told(response)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "messages[1]: the assistant message is empty"),
+        ("", "messages[1]: the assistant message is empty"),
+        (" \n", "messages[1]: the assistant message is empty"),
+        ([], "messages[1]: the assistant message is empty"),
+        ([said("")], "messages[1]: the assistant message is empty"),
+        (0, "messages[1].content is a text or a list of parts"),
+        ([{"type": "refusal", "refusal": "no"}], "valid: text, image_url"),
+        ([part(PIXEL)], "messages[1]: an assistant message is text, without pictures"),
+        ([said("red"), part(PIXEL)], "messages[1]: an assistant message is text, without pictures"),
+    ],
+)
+def test_earlier_answers(content: Any, words: str, live: Live) -> None:
+    messages = [
+        {"role": "user", "content": "what is it?"},
+        {"role": "assistant", "content": content},
+        {"role": "user", "content": "why?"},
+    ]
+    response = live.chat({"messages": messages})
+    assert response.status_code == 400 and words in told(response)
+
+
+def test_earlier_questions(live: Live) -> None:
+    answered = [{"role": "assistant", "content": "red"}, {"role": "user", "content": "why?"}]
+
+    def refused(content: Any, last: Any = "why?", **fields: Any) -> str:
+        turns = [{"role": "user", "content": content}, answered[0], {"role": "user", "content": last}]
+        response = live.chat({"messages": turns, **fields})
+        assert response.status_code == 400
+        return told(response)
+
+    assert "messages[0]: the user message holds no text" in refused([part(PIXEL)])
+    assert "messages[2]: the user message holds no text" in refused("what is it?", [part(PIXEL)])
+    assert "none came with it" in refused("what is <image>?")
+    # a place of one turn is not for a picture of another
+    assert "1 pictures but 2 <image>" in refused([part(PIXEL), *TEXT], "and <image>?")
+    assert "2 regions" in refused([part(PIXEL), *TEXT], [part(PIXEL), *TEXT], lookright={"target": 2})
 
 
 def test_bodies(live: Live) -> None:
@@ -134,6 +182,9 @@ def test_limits(models: Models, picture: Callable[..., Image.Image]) -> None:
         small, large = picture((20, 16)), picture((30, 20))
         assert live.ask([shown(small), shown(small), *TEXT]).status_code == 200
         assert "3 pictures, at most 2" in told(live.ask([*[shown(small)] * 3, *TEXT]))
+        turns = [{"role": "user", "content": [shown(small), *TEXT]}, {"role": "assistant", "content": "red"}]
+        assert "3 pictures, at most 2" in told(live.chat({"messages": turns * 2 + turns[:1]}))
+        assert live.chat({"messages": turns + turns[:1]}).status_code == 200
         assert "30 x 20 pixels, at most 400" in told(live.ask([shown(large), *TEXT]))
         assert "more than 2000 bytes" in told(live.ask([part(f"data:image/png;base64,{'A' * 4000}"), *TEXT]))
         whole = live.ask("a" * 30000)
@@ -309,6 +360,11 @@ def fuzzed(rng: random.Random, picture: str) -> bytes:
         "lookright": {"ratio": False},
         "messages": [{"role": "user", "content": [part(picture), said("what is it?")]}],
     }
+    if rng.random() < 0.5:
+        turns = [{"role": "user", "content": "red?"}, {"role": "assistant", "content": [said("no")]}]
+        body["messages"] = [*turns, *body["messages"]]
+        if rng.random() < 0.3:
+            rng.shuffle(body["messages"])
     odd: list[Any] = [
         None,
         True,

@@ -37,7 +37,7 @@ from lookright.backbones.prompts import EncodedPrompt, check_placeholders, expan
 from lookright.backbones.shards import SHARD_BYTES
 from lookright.backbones.tokenizer import TextTokenizer
 from lookright.errors import RecordError
-from lookright.types import IMAGE_PLACEHOLDER, Box, Footprint, Size
+from lookright.types import IMAGE_PLACEHOLDER, Box, Footprint, Size, Turn
 
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 """What transformers calls the cache of keys and values: `cache` from 5.24 on, `past_key_values` before."""
@@ -98,53 +98,69 @@ class Backbone(ABC):
         """Model input of one picture: float32[3, H, W], normalised."""
 
     @abstractmethod
-    def conversation_text(self, prompt: str, answer: str | None) -> str:
+    def conversation_text(self, prompt: str, answer: str | None, first: bool = True) -> str:
         """One user turn and its answer in the family's template, placeholders inside and no end token.
 
-        With `answer=None` it ends where generation begins.
+        With `answer=None` it ends where generation begins. A turn that is not the `first` begins right behind the
+        end token of the one before.
         """
 
-    def encode_prompt(self, prompt: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """Chat template around one user turn, pictures expanded, for an answer to be generated.
+    def encode_prompt(self, prompt: str, sizes: Sequence[Size], history: Sequence[Turn] = ()) -> EncodedPrompt:
+        """Chat template around a user turn after those of `history`, pictures expanded, for an answer to be generated.
 
-        Raises RecordError (reason `placeholders`) where placeholders and pictures differ in number.
+        `sizes` are those of all pictures. Raises RecordError (reason `placeholders`) where placeholders and pictures
+        differ in number.
         """
-        text = self.conversation_text(prompt, None)
-        check_placeholders(text, len(sizes))
-        return self._encode(text, sizes)
+        return self._encode([*history, (prompt, None)], sizes)
 
     def encode_conversation(
-        self, prompt: str, answers: Sequence[str], sizes: Sequence[Size]
+        self, prompt: str, answers: Sequence[str], sizes: Sequence[Size], history: Sequence[Turn] = ()
     ) -> tuple[EncodedPrompt, list[Tensor]]:
         """The prompt that all answers share, and int64[N] for each answer with its end token.
 
         Prompt and answer are tokenised as one text, as in the training of both families: the ids of both, one
         after the other, are those of the whole conversation. Where a token reaches from the template into
         an answer, the shared prompt ends before it and all answers begin there, so that their log-probabilities
-        speak of the same text.
+        speak of the same text. A turn of `history` has the ids that it had here with its answer.
         """
         end = torch.tensor(self.end_token_ids[:1])
-        asked = self.encode_prompt(prompt, sizes)
-        whole = [self._encode(self.conversation_text(prompt, answer), sizes) for answer in answers]
+        asked = self.encode_prompt(prompt, sizes, history)
+        whole = [self._encode([*history, (prompt, answer)], sizes) for answer in answers]
         shared = shared_prompt([asked, *whole])
         start = len(shared.input_ids)
         return shared, [torch.cat([conversation.input_ids[start:], end]) for conversation in whole]
 
-    def _encode(self, text: str, sizes: Sequence[Size]) -> EncodedPrompt:
-        """A conversation's text, split at the pictures; every stretch is tokenised by itself, BOS in front."""
-        # the placeholders come first: one that an answer spells stays text
-        stretches = text.split(IMAGE_PLACEHOLDER, maxsplit=len(sizes))
-        ids = [self.text_tokenizer.encode(stretch) for stretch in stretches]
+    def _encode(self, turns: Sequence[tuple[str, str | None]], sizes: Sequence[Size]) -> EncodedPrompt:
+        """Questions and answers, split at pictures and end tokens; every stretch is tokenised by itself, BOS in front.
+
+        The last turn has no end token.
+        """
+        asked = [self.conversation_text(prompt, None, place == 0) for place, (prompt, _) in enumerate(turns)]
+        check_placeholders("".join(asked), len(sizes))
+        ids: list[list[int]] = [[]]
+        for place, (prompt, answer) in enumerate(turns):
+            text = self.conversation_text(prompt, answer, place == 0)
+            # the placeholders of a turn come first: one that its answer spells stays text
+            start, *others = text.split(IMAGE_PLACEHOLDER, maxsplit=asked[place].count(IMAGE_PLACEHOLDER))
+            if place == 0:
+                ids[-1] += self.text_tokenizer.encode(start)
+            else:
+                ids[-1] += [self.end_token_ids[0], *self._encode_behind_end(start)]
+            ids += [self.text_tokenizer.encode(stretch) for stretch in others]
         if any(self.image_token_id in part for part in ids):
             raise RecordError(
                 "placeholders",
-                f"the text {text[:80]!r} holds the token that stands for picture rows "
+                f"the text {''.join(asked)[:80]!r} holds the token that stands for picture rows "
                 f"(id {self.image_token_id}); take it out of the text",
             )
         opening = [] if self.bos_token_id is None else [self.bos_token_id]
         parts = [torch.tensor(part, dtype=torch.long) for part in (opening + ids[0], *ids[1:])]
         counts = [self.token_map(size, len(sizes)).num_tokens for size in sizes]
         return expand_images(parts, counts, self.image_token_id)
+
+    def _encode_behind_end(self, text: str) -> list[int]:
+        """Ids of a stretch between an end token and a picture or the next end token."""
+        return self.text_tokenizer.encode(text)
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -86,9 +86,14 @@ class LlavaBackbone(Backbone):
         shown = bounded(shown, self.config.vision_config.image_size, self.image_aspect)
         return self.processor(shown, return_tensors="pt")["pixel_values"][0]
 
-    def conversation_text(self, prompt: str, answer: str | None) -> str:
-        """`{system_prompt} USER: {prompt} ASSISTANT: {answer}`, as vicuna_v1 writes it."""
-        opening = f"{self.system_prompt} " if self.system_prompt else ""
+    def conversation_text(self, prompt: str, answer: str | None, first: bool = True) -> str:
+        """`{system_prompt} USER: {prompt} ASSISTANT: {answer}`, as vicuna_v1 writes it.
+
+        Behind the end token `USER:` follows without a space, with the ids of a stretch of its own, as the tokenizer
+        has them with `legacy=true`. With `legacy=false` those of the authors' code change with the release of
+        transformers.
+        """
+        opening = f"{self.system_prompt} " if self.system_prompt and first else ""
         closing = "" if answer is None else f" {answer}"
         return f"{opening}USER: {prompt} ASSISTANT:{closing}"
 

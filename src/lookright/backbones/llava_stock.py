@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
 BUFFERS = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
 """What old releases saved beside the weights; it follows from the sizes."""
 UNQUANTISED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-# one turn as `encode_prompt` writes it; text is taken as it is, `<image>` in it too
+# turns as `encode_prompt` writes them; text is taken as it is, `<image>` and `</s>` in it too
 CHAT_TEMPLATE = """\
 {%- macro text(content) -%}
   {%- if content is string -%}{{- content -}}{%- else -%}

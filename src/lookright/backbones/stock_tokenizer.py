@@ -39,7 +39,7 @@ def write_stock_tokenizer(
         if (file.parent / name).is_file():
             shutil.copyfile(file.parent / name, folder / name)
     forget_last_use(folder)
-    if _agrees(folder, ours, bos_id, image_id):
+    if _agrees(folder, ours, bos_id, end_id, image_id):
         return True
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def write_stock_tokenizer(
     }
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    return _agrees(folder, ours, bos_id, image_id)
+    return _agrees(folder, ours, bos_id, end_id, image_id)
 
 
 def forget_last_use(folder: Path) -> None:
@@ -82,18 +82,25 @@ def our_ids(ours: TextTokenizer, text: str, bos_id: int, image_id: int) -> list[
     return [bos_id, *first, *(index for part in others for index in (image_id, *part))]
 
 
-def _agrees(folder: Path, ours: TextTokenizer, bos_id: int, image_id: int) -> bool:
+def _agrees(folder: Path, ours: TextTokenizer, bos_id: int, end_id: int, image_id: int) -> bool:
+    """Whether stock ids of each probe alone, and of all as turns with the end token between, are ours."""
     try:
         stock = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError):
         return False  # the files are of a form that stock classes do not read, or need a package that is not there
-    return all(stock(text)["input_ids"] == our_ids(ours, text, bos_id, image_id) for text in PROBES)
+    alone = [our_ids(ours, text, bos_id, image_id) for text in PROBES]
+    turns = [bos_id, *(index for ids in alone for index in (*ids[1:], end_id))][:-1]
+    joined = stock.convert_ids_to_tokens(end_id).join(PROBES)
+    return [stock(text)["input_ids"] for text in (*PROBES, joined)] == [*alone, turns]
 
 
 def _of_json(file: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if writes_spaces(data) and as_sentencepiece(data):
         data["normalizer"]["normalizers"].insert(0, {"type": "Prepend", "prepend": SPACE})
+    for token in data["added_tokens"]:
+        # normalised, a special token has a prefix of its own and is not found behind text
+        token["normalized"] = token["normalized"] and not token["special"]
     return data
 
 

@@ -2,34 +2,44 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
-from lookright.composing.formats.sequence import labelled_pictures
+from lookright.composing.formats.sequence import placed_pictures
 from lookright.errors import RecordError
-from lookright.records.geometry import infer_geometry, named_in
+from lookright.records.geometry import infer_geometry, named_in, picture_marks
 from lookright.records.held_pictures import HeldPictures
 from lookright.records.validate import FOREIGN_PLACEHOLDERS, check_geometry, check_placeholders
-from lookright.types import IMAGE_PLACEHOLDER, Prompt, Region
+from lookright.types import IMAGE_PLACEHOLDER, FollowUp, Prompt, Region, Turn
 
 
 def asked_prompt(
-    pictures: HeldPictures, question: str, target: int | None = None, regions: Sequence[Region] | None = None
+    pictures: HeldPictures,
+    question: str,
+    target: int | None = None,
+    regions: Sequence[Region] | None = None,
+    history: Sequence[Turn] = (),
 ) -> Prompt:
     """The record of a question, with placeholders and as much geometry as is given or can be read off.
 
     A question without any `<image>` has its pictures put before it: several as `Image1:<image>` ..., one alone as
     `<image>`. Without `regions` they are those of a record from elsewhere (`records.geometry`); without `target` it is
     the image that the question names, of several pictures also by its place in their order ("the second picture").
-    Raises RecordError for what a record may not be.
+    With a `history` the pictures are those of the whole conversation, put before its first question where no question
+    has any `<image>`; the image is still the one that the last question names. Raises RecordError for what a record
+    may not be.
     """
     names = pictures.names
     if not question.replace(IMAGE_PLACEHOLDER, "").strip():
         raise RecordError("empty_prompt", "the question holds no text")
-    if names and IMAGE_PLACEHOLDER not in question and FOREIGN_PLACEHOLDERS.search(question) is None:
-        question = (f"{IMAGE_PLACEHOLDER}\n" if len(names) == 1 else labelled_pictures(len(names))) + question
-    plain = Prompt(id="question", images=names, prompt=question, ground_truth="", format="", target=None, regions=None)
+    asked = [*(turn.question for turn in history), question]
+    if names and not any(IMAGE_PLACEHOLDER in text or FOREIGN_PLACEHOLDERS.search(text) for text in asked):
+        asked[0] = placed_pictures(len(names)) + asked[0]
+    *earlier, question = asked
+    # of earlier questions nothing but their pictures: what they name is not asked about now
+    whole = "\n".join([*(mark for text in earlier for mark in picture_marks(text)), question])
+    plain = Prompt(id="question", images=names, prompt=whole, ground_truth="", format="", target=None, regions=None)
     check_placeholders(plain)
-    found = infer_geometry(question, names, pictures)
+    found = infer_geometry(whole, names, pictures)
     assert found is not None, "placeholders were checked"
     if regions is not None:
         number = named_in(question)
@@ -45,7 +55,14 @@ def asked_prompt(
         regions = None if target is None else regions
     regions = None if regions is None else list(regions)
     check_geometry(target, regions, [pictures.size(name) for name in names])
-    return replace(plain, format=found.format, target=target, regions=regions)
+    located = replace(plain, prompt=question, format=found.format, target=target, regions=regions)
+    turns = [Turn(text, turn.answer) for text, turn in zip(earlier, history, strict=True)]
+    return following(located, turns) if turns else located
+
+
+def following(prompt: Prompt, history: Sequence[Turn]) -> FollowUp:
+    """The same question after earlier turns."""
+    return FollowUp(**{field.name: getattr(prompt, field.name) for field in fields(prompt)}, history=tuple(history))
 
 
 def place_named(question: str, count: int) -> int | None:

@@ -12,7 +12,7 @@ from lookright.errors import RecordError
 from lookright.packing.batch import Example, Response
 from lookright.packing.question import DecoderInput
 from lookright.records.pictures import Pictures
-from lookright.types import Preference, Prompt, Region, Size
+from lookright.types import FollowUp, Preference, Prompt, Region, Size, Turn
 
 
 def region_coverage(
@@ -52,14 +52,20 @@ def encode_answer(backbone: Backbone, record: Prompt, answer: str, pictures: Pic
 def encode_question(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> DecoderInput:
     """A prompt to answer: its tokens, its pictures, and `look_coverage` where the geometry is known."""
     sizes = [pictures.size(name) for name in record.images]
-    return _shown(backbone, record, backbone.encode_prompt(record.prompt, sizes), pictures)
+    prompt = backbone.encode_prompt(record.prompt, sizes, history_of(record))
+    return _shown(backbone, record, prompt, pictures)
+
+
+def history_of(record: Preference | Prompt) -> Sequence[Turn]:
+    """The turns before a record's question, mostly none."""
+    return record.history if isinstance(record, FollowUp) else ()
 
 
 def _conversations(
     backbone: Backbone, record: Preference | Prompt, answers: Sequence[str], pictures: Pictures
 ) -> Example:
     sizes = [pictures.size(name) for name in record.images]
-    prompt, responses = backbone.encode_conversation(record.prompt, answers, sizes)
+    prompt, responses = backbone.encode_conversation(record.prompt, answers, sizes, history_of(record))
     question = _shown(backbone, record, prompt, pictures)
     return _example(record, question, [Response(token_ids=token_ids) for token_ids in responses])
 
@@ -85,7 +91,7 @@ def row_length(backbone: Backbone, record: Preference | Prompt, pictures: Pictur
     """
     sizes = [pictures.size(name) for name in record.images]
     answers = [record.chosen, *record.rejected] if isinstance(record, Preference) else []
-    prompt, responses = backbone.encode_conversation(record.prompt, answers, sizes)
+    prompt, responses = backbone.encode_conversation(record.prompt, answers, sizes, history_of(record))
     num_prompt, lengths = len(prompt.input_ids), [len(token_ids) for token_ids in responses]
     longest = num_prompt + max(lengths, default=0)
     if longest > backbone.max_length:

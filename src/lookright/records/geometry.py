@@ -87,6 +87,11 @@ def named_in(prompt: str) -> int | None:
     return named_image(_without_pictures(prompt))
 
 
+def picture_marks(prompt: str) -> list[str]:
+    """The placeholder of each picture of a prompt, with its label if it has one."""
+    return _PLACEHOLDER.findall(prompt)
+
+
 def named_image(question: str) -> int | None:
     """Number (from 1) of the image that a question is about, None where it names none or, inside, several.
 

@@ -21,7 +21,7 @@ from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
 from lookright.composing.asked import asked_prompt
 from lookright.errors import LookRightError
-from lookright.packing.encode import encode_question, row_length
+from lookright.packing.encode import encode_question, history_of, row_length
 from lookright.packing.logprobs import RATIO_ROWS
 from lookright.records.held_pictures import HeldPictures
 from lookright.serve.jobs import Decoding, Job, LookJob, Question, Spoken, Watch
@@ -241,8 +241,8 @@ class Engine:
 
     def _look(self, policy: nn.Module, job: LookJob) -> tuple[list[int], Look]:
         """The tokens of a given answer, and where the model looks for them."""
-        sizes = job.question.sizes
-        prompt, (token_ids,) = self.backbone.encode_conversation(job.question.prompt.prompt, [job.answer], sizes)
+        asked, sizes = job.question.prompt, job.question.sizes
+        prompt, (token_ids,) = self.backbone.encode_conversation(asked.prompt, [job.answer], sizes, history_of(asked))
         question = replace(job.question.input, prompt=prompt)
         if job.token is not None and job.token >= len(token_ids):
             raise Refusal(f"token={job.token}: the answer has {len(token_ids)} tokens (0-based)", param="token")

@@ -1,4 +1,4 @@
-"""From chat messages to the one question that a model of ours is asked, and its pictures."""
+"""From chat messages to the question that a model of ours is asked, with the turns before it and all pictures."""
 
 import base64
 import binascii
@@ -12,13 +12,13 @@ from typing import Any
 from PIL import Image
 
 from lookright.common.pictures import PICTURE_ERRORS
-from lookright.composing.asked import asked_prompt
-from lookright.composing.formats.sequence import labelled_pictures
+from lookright.composing.asked import asked_prompt, following
+from lookright.composing.formats.sequence import placed_pictures
 from lookright.errors import RecordError
 from lookright.records.held_pictures import HeldPictures
 from lookright.serve.refusals import Refusal
 from lookright.serve.settings import Limits
-from lookright.types import IMAGE_PLACEHOLDER, Prompt
+from lookright.types import IMAGE_PLACEHOLDER, Prompt, Turn
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
 """Files that are decoded; PIL knows more, among them some that start other programs."""
@@ -27,7 +27,7 @@ _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.ASCII | 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Asked:
-    """A question with its pictures, decoded."""
+    """A question with the pictures of its conversation, decoded."""
 
     prompt: Prompt
     pictures: HeldPictures
@@ -38,27 +38,36 @@ Part = str | bytes
 
 
 def read_messages(messages: Sequence[dict[str, Any]], style: str, target: int | None, limits: Limits) -> Asked:
-    """The question of a conversation of one turn, with what the system says before it.
+    """The last question of a conversation after its earlier turns, the first with what the system says before it.
 
-    `style` is one of `settings.STYLES`; `target` the 0-based picture asked about, None for what the text names. Raises
-    Refusal.
+    `style` is one of `settings.STYLES`; `target` the 0-based picture of the conversation that is asked about, None for
+    what the last question names. Raises Refusal.
     """
-    system, parts = _turn(messages, limits)
-    files = [part for part in parts if isinstance(part, bytes)]
-    text = question_text(parts, style)
+    system, asked, answers = _turns(messages, limits)
+    questions: list[str] = []
+    files: list[bytes] = []
+    for parts in asked:
+        questions.append(question_text(parts, style, len(files)))
+        files += [part for part in parts if isinstance(part, bytes)]
+    if len(files) > limits.pictures:
+        raise Refusal(f"messages hold {len(files)} pictures, at most {limits.pictures} are taken", param="messages")
     if system:
-        text = f"{system}\n{text}"
+        questions[0] = f"{system}\n{questions[0]}"
+    history = [Turn(*turn) for turn in zip(questions, answers, strict=False)]
     try:
         for number, file in enumerate(files):
             _check_file(file, number, limits)
         pictures = HeldPictures(files)
-        return Asked(prompt=_prompt(pictures, text, target), pictures=pictures)
+        return Asked(prompt=_prompt(pictures, questions[-1], history, target), pictures=pictures)
     except RecordError as error:
         raise Refusal(str(error), param="messages", code=error.reason) from error
 
 
-def question_text(parts: Sequence[Part], style: str) -> str:
-    """One text with `<image>` for each picture, in a style of `settings.STYLES`."""
+def question_text(parts: Sequence[Part], style: str, before: int = 0) -> str:
+    """One text with `<image>` for each picture, in a style of `settings.STYLES`.
+
+    `before`: pictures of earlier turns, from which labels go on.
+    """
     count = sum(isinstance(part, bytes) for part in parts)
     texts = [part for part in parts if isinstance(part, str)]
     if style == "interleaved" or (style == "auto" and _is_mixed(parts)):
@@ -66,7 +75,7 @@ def question_text(parts: Sequence[Part], style: str) -> str:
     text = "\n".join(texts)
     if not count or text.count(IMAGE_PLACEHOLDER) == count:
         return text
-    return (f"{IMAGE_PLACEHOLDER}\n" if count == 1 else labelled_pictures(count)) + text
+    return placed_pictures(count, before) + text
 
 
 def _is_mixed(parts: Sequence[Part]) -> bool:
@@ -88,32 +97,57 @@ def _interleaved(parts: Sequence[Part]) -> str:
     return text
 
 
-def _turn(messages: Sequence[dict[str, Any]], limits: Limits) -> tuple[str, list[Part]]:
-    """What the system says, and the parts of the one user message."""
+def _turns(messages: Sequence[dict[str, Any]], limits: Limits) -> tuple[str, list[list[Part]], list[str]]:
+    """What the system says, the parts of each user message, and the answers to all of them but the last."""
     system: list[str] = []
-    user: list[Part] | None = None
+    asked: list[list[Part]] = []
+    answers: list[str] = []
     for number, message in enumerate(messages):
         place, role = f"messages[{number}]", message.get("role")
         if role in ("system", "developer"):
             said = _parts(message, place, limits)
-            if user is not None or any(isinstance(part, bytes) for part in said):
+            if asked or any(isinstance(part, bytes) for part in said):
                 raise Refusal(f"{place}: a {role} message is text, before the user's", param=place)
             system += [part for part in said if isinstance(part, str)]
-        elif role == "user" and user is None:
-            user = _parts(message, place, limits)
-        elif role in ("user", "assistant"):
-            raise Refusal(
-                f"{place}: the model was trained on conversations of one turn; send one user message alone",
-                param=place,
-                code="one_turn",
-            )
+        elif role == "user":
+            if len(asked) > len(answers):
+                raise _disorder(f"{place}: the user speaks twice in a row; make one message of both", place)
+            asked.append(_question(message, place, limits))
+        elif role == "assistant":
+            if len(asked) == len(answers):
+                raise _disorder(f"{place}: the assistant speaks, and no user message is before it", place)
+            answers.append(_answer(message, place, limits))
         else:
-            raise Refusal(f"{place}.role is {str(role)[:40]!r}; valid: system, developer, user", param=f"{place}.role")
-    if user is None:
+            raise Refusal(
+                f"{place}.role is {str(role)[:40]!r}; valid: system, developer, user, assistant", param=f"{place}.role"
+            )
+    if not asked:
         raise Refusal("messages hold no user message; send one", param="messages")
-    if not any(isinstance(part, str) and part.replace(IMAGE_PLACEHOLDER, "").strip() for part in user):
-        raise Refusal("the user message holds no text; ask a question", param="messages")
-    return "\n".join(system), user
+    if len(asked) == len(answers):
+        raise _disorder("the last message is the assistant's; end with what the user asks", "messages")
+    return "\n".join(system), asked, answers
+
+
+def _disorder(text: str, place: str) -> Refusal:
+    return Refusal(text, param=place, code="turns")
+
+
+def _question(message: dict[str, Any], place: str, limits: Limits) -> list[Part]:
+    parts = _parts(message, place, limits)
+    if not any(isinstance(part, str) and part.replace(IMAGE_PLACEHOLDER, "").strip() for part in parts):
+        raise Refusal(f"{place}: the user message holds no text; ask a question", param=place)
+    return parts
+
+
+def _answer(message: dict[str, Any], place: str, limits: Limits) -> str:
+    """Text of an earlier answer."""
+    parts = _parts(message, place, limits) if message.get("content") not in (None, []) else []
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
+        raise Refusal(f"{place}: an assistant message is text, without pictures", param=place)
+    if not any(text.strip() for text in texts):
+        raise Refusal(f"{place}: the assistant message is empty; send what was answered", param=place)
+    return "\n".join(texts)
 
 
 def _parts(message: dict[str, Any], place: str, limits: Limits) -> list[Part]:
@@ -122,11 +156,7 @@ def _parts(message: dict[str, Any], place: str, limits: Limits) -> list[Part]:
         return [content]
     if not isinstance(content, list) or not content:
         raise Refusal(f"{place}.content is a text or a list of parts", param=f"{place}.content")
-    parts = [_part(part, f"{place}.content[{number}]", limits) for number, part in enumerate(content)]
-    count = sum(isinstance(part, bytes) for part in parts)
-    if count > limits.pictures:
-        raise Refusal(f"{place} holds {count} pictures, at most {limits.pictures} are taken", param=place)
-    return parts
+    return [_part(part, f"{place}.content[{number}]", limits) for number, part in enumerate(content)]
 
 
 def _part(part: Any, place: str, limits: Limits) -> Part:
@@ -184,17 +214,19 @@ def _check_file(file: bytes, number: int, limits: Limits) -> None:
         )
 
 
-def _prompt(pictures: HeldPictures, text: str, target: int | None) -> Prompt:
+def _prompt(pictures: HeldPictures, text: str, history: Sequence[Turn], target: int | None) -> Prompt:
     """The record of the question; an image that the text names and that is not there is no target."""
     plain = Prompt(
         id="question", images=pictures.names, prompt=text, ground_truth="", format="", target=None, regions=None
     )
+    if history:
+        plain = following(plain, history)
     if not pictures.names:
-        if IMAGE_PLACEHOLDER in text or target is not None:
+        if target is not None or any(IMAGE_PLACEHOLDER in one for one in (text, *(turn.question for turn in history))):
             raise RecordError("no_image", "the question speaks of a picture, and none came with it")
         return plain
     try:
-        return asked_prompt(pictures, text, target)
+        return asked_prompt(pictures, text, target, history=history)
     except RecordError as error:
         if error.reason == "target" and target is None:
             return plain

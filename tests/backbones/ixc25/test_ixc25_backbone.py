@@ -12,6 +12,7 @@ from lookright.backbones.ixc25 import Ixc25Backbone, Ixc25ForCausalLM
 from lookright.backbones.ixc25.tokenizer import load_tokenizer
 from lookright.backbones.tokenizer import JsonTokenizer, SentencePieceTokenizer
 from lookright.errors import ConfigError, RecordError
+from lookright.types import Turn
 
 OPENING, CLOSING = "[UNUSED_TOKEN_146]user\n", "[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
 
@@ -70,6 +71,18 @@ def test_responses_end_their_turn(ixc25: Ixc25Backbone) -> None:
     assert ixc25.decode([*response.tolist(), 40, 41]) == "red circle"
     assert ixc25.decode([*_ids(ixc25, " red "), ixc25.config.eos_token_id, 50]) == "red"
     assert ixc25.decode(response) == "red circle"
+
+
+def test_turns_by_hand(ixc25: Ixc25Backbone) -> None:
+    encoded = ixc25.encode_prompt("why?", [(84, 84)], [Turn("<image> red?", " yes\n"), Turn("so?", "no <image>")])
+    (start, stop), *others = encoded.image_spans
+    assert not others
+    end = "[UNUSED_TOKEN_145]\n"
+    text = f" red?{CLOSING}yes{end}{OPENING}so?{CLOSING}no <image>{end}{OPENING}why?{CLOSING}"
+    assert encoded.input_ids[stop:].tolist() == _ids(ixc25, text)
+    assert encoded.input_ids[:start].tolist() == [ixc25.config.bos_token_id, *_ids(ixc25, OPENING)]
+    # of three users and two answers
+    assert encoded.input_ids.tolist().count(ixc25.end_token_ids[0]) == 5
 
 
 def test_text_that_gives_the_picture_token_is_an_error(ixc25: Ixc25Backbone) -> None:

@@ -14,7 +14,7 @@ from lookright.packing.batch import pack
 from lookright.packing.encode import encode_preference
 from lookright.records.readers import load_preferences
 from lookright.records.records import write_jsonl
-from lookright.types import Preference
+from lookright.types import Preference, Turn
 from tests.examples import noise
 from tests.tokenizer_forms import CASES, FORMS, train_model, write_form
 
@@ -83,6 +83,34 @@ def test_conversations_are_those_of_the_official_training(official: Ixc25Backbon
         if not reaching:
             assert len(shared.input_ids) == len(asked.input_ids)
             assert official.decode(response.tolist()) == answer.strip().replace("▁", " ").strip()
+
+
+def official_turn_ids(file: Path, turns: list[tuple[str, str]], question: str) -> list[int]:
+    """The whole conversation as one text, as the official chat writes it, split at the pictures alone."""
+    model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    opening, closing = f"{START}user\n", f"{END}\n{START}assistant\n"
+    text = "".join(f"{opening}{asked}{closing}{said.strip()}{END}\n" for asked, said in turns)
+    first, *others = f"{text}{opening}{question}{closing}".split("<image>")
+    ids = [1, *model.encode(first)]
+    for part in others:
+        ids += [0] * NUM_TOKENS + model.encode(part)
+    return ids
+
+
+def test_conversations_of_several_turns_are_those_of_the_official_chat(
+    official: Ixc25Backbone, model_file: Path
+) -> None:
+    rng = random.Random(1)
+    for number in range(100):
+        turns = [
+            (f"{'<image>' * (number % 3)}{random_text(rng)}", random_text(rng)),
+            (f"{random_text(rng)}{'<image>' * (number % 2)}", random_text(rng)),
+        ]
+        question = f"<image>{random_text(rng)}"
+        sizes = [SIZE] * sum(text.count("<image>") for text in (*(asked for asked, _ in turns), question))
+        encoded = official.encode_prompt(question, sizes, [Turn(*turn) for turn in turns])
+        assert encoded.input_ids.tolist() == official_turn_ids(model_file, turns, question), (turns, question)
+        assert len(encoded.image_spans) == len(sizes)
 
 
 def test_the_packed_row_holds_them(official: Ixc25Backbone, model_file: Path, tmp_path: Path) -> None:

@@ -105,9 +105,15 @@ class Ixc25Backbone(Backbone):
         """float32[3, tiles_down * tile, tiles_across * tile], normalised, padded with white."""
         return transform_picture(image, self.tile_plan(image.size, num_pictures))
 
-    def conversation_text(self, prompt: str, answer: str | None) -> str:
+    def conversation_text(self, prompt: str, answer: str | None, first: bool = True) -> str:
         """The user's turn and the assistant's, whose text is stripped as the official training strips it."""
-        return f"{TURN_OPENING}{prompt}{TURN_CLOSING}{'' if answer is None else answer.strip()}"
+        opening = TURN_OPENING if first else f"\n{TURN_OPENING}"
+        return f"{opening}{prompt}{TURN_CLOSING}{'' if answer is None else answer.strip()}"
+
+    def _encode_behind_end(self, text: str) -> list[int]:
+        """The official code has both turns in one text, where no dummy prefix comes behind the end token."""
+        ids = self.text_tokenizer.encode(f"{END_OF_TURN}{text}")
+        return ids[ids.index(self.end_token_ids[0]) + 1 :]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text before the first end token; NUL, which a byte token can be and no record holds, becomes U+FFFD."""

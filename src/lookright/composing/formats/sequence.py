@@ -33,6 +33,14 @@ class SequenceFormat(Composer):
         )
 
 
-def labelled_pictures(count: int) -> str:
-    """What stands before a question about pictures one after the other: `Image1:<image>` ..., a line each."""
-    return "".join(f"Image{number}:{IMAGE_PLACEHOLDER}\n" for number in range(1, count + 1))
+def labelled_pictures(count: int, before: int = 0) -> str:
+    """What stands before a question about pictures one after the other: `Image1:<image>` ..., a line each.
+
+    `before`: pictures of earlier turns, from which the numbers go on.
+    """
+    return "".join(f"Image{before + number}:{IMAGE_PLACEHOLDER}\n" for number in range(1, count + 1))
+
+
+def placed_pictures(count: int, before: int = 0) -> str:
+    """What stands before a question that marks no places: `labelled_pictures`, or one picture alone as `<image>`."""
+    return f"{IMAGE_PLACEHOLDER}\n" if count == 1 and not before else labelled_pictures(count, before)
