@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lookright.answering.adaptive_grid import PUBLISHED, AdaptiveGrid, right_answers
+from lookright.answering.adaptive_grid import PUBLISHED, AdaptiveGrid, told_of_setting
 
 
 def grid(**lists: Any) -> AdaptiveGrid:
@@ -37,11 +37,11 @@ def test_the_threshold_chooses_between_the_arms() -> None:
     low, high = columns[0.7], columns[3.0]
     rows = [[place == wanted for place in range(len(made.arms) + 1)] for wanted in (low, high, low, high)]
     # at the threshold a prompt is sure
-    assert right_answers(setting, made.arms, [0.2, 0.2, 0.5, 0.5], rows) == [True, False, False, True]
+    assert told_of_setting(setting, made.arms, [0.2, 0.2, 0.5, 0.5], rows) == [True, False, False, True]
     sure_alone = next(one for one in grid().settings if one.alpha_low == 1.0)
     arms = grid().arms
     place = 1 + [arm.factor for arm in arms].index(3.0)
     plain_right = [True, *(False for _ in arms)]
-    assert right_answers(sure_alone, arms, [0.2, 0.9], [plain_right, plain_right]) == [True, False]
+    assert told_of_setting(sure_alone, arms, [0.2, 0.9], [plain_right, plain_right]) == [True, False]
     scaled_right = [number == place for number in range(len(arms) + 1)]
-    assert right_answers(sure_alone, arms, [0.2, 0.9], [scaled_right, scaled_right]) == [False, True]
+    assert told_of_setting(sure_alone, arms, [0.2, 0.9], [scaled_right, scaled_right]) == [False, True]

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from lookright.answering.adaptive_grid import AdaptiveGrid, right_answers
+from lookright.answering.adaptive_grid import AdaptiveGrid, told_of_setting
 from lookright.backbones.llava import LlavaBackbone
 from lookright.commands.infer import infer
 from lookright.commands.tune_adaptive import tune_adaptive
@@ -117,7 +117,7 @@ def test_every_setting_is_what_infer_says(
         if setting is None:
             assert [row[0] for row in right] == wanted
         else:
-            assert right_answers(setting, built.arms, [line["confidence"] for line in lines], right) == wanted
+            assert told_of_setting(setting, built.arms, [line["confidence"] for line in lines], right) == wanted
         found.add(tuple(wanted))
     assert len(found) > 2, "all settings answer alike: nothing is proven"
 
@@ -177,6 +177,51 @@ def test_killed_run_goes_on_to_the_same_answers(
         run(tmp_path / "cut", "grid.alpha_low=[0.3]")
 
 
+def test_answers_are_right_by_the_rule_of_infer(
+    run: Run, composed: Callable[..., DictConfig], weights: Path, questions_file: Path, tmp_path: Path
+) -> None:
+    """Ground truths are now a part of what greedy decoding says: contained in it, and not equal to it."""
+    said = {line["id"]: line["prediction"] for line in lines_of(questions_file.parent / "greedy" / "predictions.jsonl")}
+    parts = [replace(one, ground_truth=said[one.id].split()[0]) for one in read_prompts(questions_file)]
+    shutil.copytree(questions_file.parent / "images", tmp_path / "images")
+    write_jsonl(tmp_path / "parts.jsonl", parts)
+    given = [f"data.path={tmp_path / 'parts.jsonl'}", "grid.scopes=[all]"]
+    plain = {}
+    for rule in ("contained", "exact"):
+        by_rule = [*given, f"metrics.accuracy.rules={{parts: {rule}}}"]
+        result = run(tmp_path / rule, *by_rule)
+        lines = lines_of(tmp_path / rule / "answers.jsonl")
+        assert {line["rule"] for line in lines} == {rule}
+        plain[rule] = [line["right"][0] for line in lines]
+        settings = [f"backbone.path={weights}", "decode.max_new_tokens=3", "batch_size=4", "overlays=0"]
+        output = tmp_path / f"infer_{rule}"
+        infer(composed("infer", *settings, given[0], by_rule[-1], f"output={output}"))
+        assert plain[rule] == [line["correct"] for line in lines_of(output / "predictions.jsonl")]
+        assert result["matching"] == {"rule": "contained", "rules": {"parts": rule}}
+        option = (tmp_path / rule / "decode" / "best_all.yaml").read_text()
+        assert f"; {rule} in parts." in option and f"; {rule} in parts." in (tmp_path / rule / "tuning.md").read_text()
+    assert sum(plain["contained"]) > sum(plain["exact"])
+    with pytest.raises(LookRightError, match="another config .metrics differ."):
+        run(tmp_path / "exact", *given)
+
+
+def test_a_rule_that_gives_parts_has_scores(run: Run, questions_file: Path, tmp_path: Path) -> None:
+    """Of ten annotators two give what greedy decoding says: 0.6, and right."""
+    said = {line["id"]: line["prediction"] for line in lines_of(questions_file.parent / "greedy" / "predictions.jsonl")}
+    rows = [json.loads(line) for line in questions_file.read_text().splitlines()]
+    for row in rows:
+        row["ground_truth"] = [said[row["id"]]] * 2 + [f"else{number}" for number in range(8)]
+    shutil.copytree(questions_file.parent / "images", tmp_path / "images")
+    (tmp_path / "annotated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"data.path={tmp_path / 'annotated.jsonl'}", "grid.scopes=[all]", "metrics.accuracy.rule=vqa"]
+    result = run(tmp_path / "out", *given)
+    lines = lines_of(tmp_path / "out" / "answers.jsonl")
+    assert all(line["scores"][0] == pytest.approx(0.6) and line["right"][0] for line in lines)
+    assert {len(line["scores"]) for line in lines} == {len(lines[0]["right"])}
+    greedy = result["all"]["trials"][0]
+    assert [greedy["choosing"], greedy["confirming"]] == pytest.approx([60.0, 60.0])
+
+
 def as_test(prompt: Prompt) -> Prompt:
     return replace(prompt, provenance=prompt.provenance | {"split": "test"})
 
@@ -202,6 +247,10 @@ def test_test_questions_are_refused(
         (["grid.thresholds=[1.5]"], ["grid.thresholds=1.5"]),
         (["grid.steps=[last]"], ["grid.steps='last'"]),
         (["significance=0"], ["significance=0.0"]),
+        (["metrics.accuracy.rule=judge"], ["metrics.accuracy.rule=judge: a question has many answers here"]),
+        (["metrics.accuracy.rules={easy_vqa: judge}"], ["metrics.accuracy.rules.easy_vqa=judge: "]),
+        (["metrics.accuracy.rule=letter"], ["metrics.accuracy.rule='letter'; valid: contained"]),
+        (["metrics.accuracy.rules={lettres: choice}"], ["metrics.accuracy.rules.lettres: no question is of such"]),
         (["grid.alpha=[1]"], ["grid.alpha does not exist; did you mean alpha_low?"]),
     ],
 )

@@ -99,6 +99,42 @@ def test_equal_accuracy_goes_to_greedy() -> None:
     assert not choice.helps
 
 
+def scored(wanted: list[float], plain: list[float]) -> tuple[AdaptiveGrid, list[dict[str, Any]]]:
+    """As `rights`, by a rule that gives parts; right from a half on."""
+    made, lines = rights([score >= 0.5 for score in wanted], [score >= 0.5 for score in plain])
+    place = 1 + [arm.factor for arm in made.arms].index(3.0)
+    for one, score, before in zip(lines, wanted, plain, strict=True):
+        one["scores"] = [before, *(0.0 for _ in made.arms)]
+        one["scores"][place] = score
+    return made, lines
+
+
+def test_scores_of_a_rule_that_gives_parts_choose() -> None:
+    """As right as greedy on every question, and nearer to the annotators on each."""
+    plain, wanted = [0.6, 0.6, 0.6, 0.0] * 10, [0.9, 0.9, 0.9, 0.3] * 10
+    made, lines = scored(wanted, plain)
+    choice = choose(lines, made.settings, made.arms, significance=1.0)
+    halves = split_in_halves(lines)
+    for trial, scores in ((choice.greedy, plain), (choice.best, wanted)):
+        means = [100 * sum(scores[place] for place in half) / len(half) for half in halves]
+        assert [trial.choosing, trial.confirming] == pytest.approx(means, rel=1e-12)
+    assert choice.best.setting.alpha_low == 3.0 and choice.best.choosing > choice.greedy.choosing
+    # nothing is gained where something has to be right or wrong
+    assert choice.best.confirmed.gained == 0 and not choice.helps
+
+
+def test_equal_sums_of_scores_are_equal() -> None:
+    """0.1 and 0.2 are 0.3 as fractions, and 0.30000000000000004 as floats."""
+    _, lines = scored([0.0] * 4, [0.0] * 4)
+    first, _ = split_in_halves(lines)
+    plain, wanted = [0.0] * 4, [0.0] * 4
+    plain[first[0]], plain[first[1]], wanted[first[0]] = 0.1, 0.2, 0.3
+    made, lines = scored(wanted, plain)
+    choice = choose(lines, made.settings, made.arms, significance=1.0)
+    assert choice.best.setting.alpha_low == 3.0
+    assert choice.best.choosing == choice.greedy.choosing == 15.0
+
+
 def test_accuracy_is_the_mean_over_formats() -> None:
     formats = ["sequence"] * 30 + ["grid_collage"] * 10
     made = grid()

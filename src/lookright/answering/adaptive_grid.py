@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -145,15 +145,18 @@ def _grid_keys() -> Iterator[None]:
 _KEYS = ("threshold", "alpha_low", "alpha_high", "layers", "steps", "scope")
 
 
-def right_answers(
-    setting: Setting, arms: Sequence[Arm], confidences: Sequence[float], right: Sequence[Sequence[bool]]
-) -> list[bool]:
-    """Which questions a setting answers right, from each one's confidence and `right`: plain, then one an arm."""
+Told = TypeVar("Told", bool, float)
+
+
+def told_of_setting(
+    setting: Setting, arms: Sequence[Arm], confidences: Sequence[float], told: Sequence[Sequence[Told]]
+) -> list[Told]:
+    """What is told of a setting's answers, right or a score, from each question's `told`: plain, then one an arm."""
     columns = {arm: place for place, arm in enumerate(arms, 1)}
     low, high = (columns.get(setting.arm(factor), 0) for factor in (setting.alpha_low, setting.alpha_high))
     # in float32, as the decoder compares them
     unsure = torch.tensor(confidences, dtype=torch.float32) < setting.threshold
-    return [row[low if is_unsure else high] for row, is_unsure in zip(right, unsure.tolist(), strict=True)]
+    return [row[low if is_unsure else high] for row, is_unsure in zip(told, unsure.tolist(), strict=True)]
 
 
 def _is_plain(values: dict[str, Any]) -> bool:

@@ -17,26 +17,26 @@ from lookright.commands.infer import open_output
 from lookright.common.files import write_whole
 from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
 from lookright.common.locks import locked
-from lookright.common.matching import is_correct
 from lookright.common.stopping import stoppable
 from lookright.common.streams import batches, progress
 from lookright.common.strict_json import finite
-from lookright.composing.companions import companion_answers
 from lookright.config.check import Problems
 from lookright.config.entry import with_output
 from lookright.config.made_by import MadeBy, describe_data, made_by
 from lookright.config.runs import with_run
 from lookright.errors import ConfigError, LookRightError, RecordError
 from lookright.evaluation.adaptive_choice import Choice, choose, setting_text, table
+from lookright.evaluation.metric import Metrics
 from lookright.evaluation.overlap import TUNED_ON, write_tuned_on
 from lookright.evaluation.questions import Questions
+from lookright.evaluation.rules import Rules
 from lookright.packing.encode import encode_question
 from lookright.packing.question import DecoderInput
 from lookright.records.pictures import Pictures
 from lookright.types import Prompt
 
 ANSWERS_FILE = "answers.jsonl"
-KEYS = ("backbone", "adapter", "data", "grid", "dtype")
+KEYS = ("backbone", "adapter", "data", "grid", "dtype", "metrics")
 """What the answers of a folder depend on."""
 RECOMMENDED, BEST = "recommended", "best"
 """Options of the `decode` group that a run writes for each scope, `best_all` for one: what it advises, greedy decoding
@@ -62,6 +62,7 @@ def _tune(config: DictConfig, parts: "_Parts") -> dict[str, Any]:
     parts.questions.prepare(parts.backbone)
     prompts = [prompt for _, group in parts.questions.groups() for prompt in group]
     refuse_test_questions(prompts)
+    parts.rules.check(prompts)
     parts.grid.check(parts.backbone, prompts)
     folder = open_output(config, ANSWERS_FILE, KEYS)
     record = made_by(config, "tune_adaptive.py", describe_data(config.data))
@@ -98,12 +99,28 @@ class _Parts:
                     "p-value above 0 and at most 1"
                 )
         self.grid: AdaptiveGrid = problems.build("grid", "all")
+        self.rules = _rules(problems)
         self.questions: Questions = problems.build("data", "all")
         self.backbone: Backbone = problems.build("backbone")
         if self.grid is not None and self.backbone is not None:
             with problems:
                 self.grid.check(self.backbone)
         problems.finish()
+
+
+def _rules(problems: Problems) -> Rules:
+    """The rules of `metrics.accuracy`, as infer.py takes them; the rule `judge` is a problem."""
+    accuracy = problems.build("metrics.accuracy", "all")
+    rules = Metrics(parts={} if accuracy is None else {"accuracy": accuracy}).rules
+    by_key = {"rule": rules.rule, **{f"rules.{name}": rule for name, rule in rules.by_set.items()}}
+    judged = [f"metrics.accuracy.{key}" for key, rule in by_key.items() if rule == "judge"]
+    with problems:
+        if judged:
+            raise ConfigError(
+                f"{judged[0]}=judge: a question has many answers here, and no judge is asked; set contained, exact, "
+                "choice or vqa"
+            )
+    return rules
 
 
 def refuse_test_questions(prompts: list[Prompt]) -> None:
@@ -146,14 +163,17 @@ def _answered(
         ways = list(parts.grid.answer(parts.backbone, policy, [question for _, question in asked]))
         for (prompt, _), answers in zip(asked, zip(*ways, strict=True), strict=True):
             if prompt.id not in done:
-                others = companion_answers(prompt)
+                verdicts = [parts.rules.verdict(answer.text, prompt) for answer in answers]
+                scores = [verdict.score for verdict in verdicts if verdict.score is not None]
                 yield {
                     "id": prompt.id,
                     "format": prompt.format,
                     "source": prompt.provenance.get("source"),
                     "source_picture": prompt.provenance.get("source_picture"),
                     "confidence": answers[0].confidence,
-                    "right": [is_correct(answer.text, prompt.ground_truth, others) for answer in answers],
+                    "rule": parts.rules.of(prompt),
+                    "right": [verdict.correct for verdict in verdicts],
+                    **({"scores": scores} if scores else {}),
                 }
 
 
@@ -168,15 +188,18 @@ def _lines(questions: Questions, folder: Path) -> list[dict[str, Any]]:
 
 
 def _report(choices: Mapping[str, Choice], parts: _Parts, folder: Path, record: MadeBy) -> dict[str, Any]:
-    result = {name: _result(choice) for name, choice in choices.items()} | {"dropped": dict(parts.questions.dropped)}
+    matching = {"rule": parts.rules.rule, "rules": parts.rules.by_set}
+    result: dict[str, Any] = {name: _result(choice) for name, choice in choices.items()}
+    result |= {"matching": matching, "dropped": dict(parts.questions.dropped)}
     write_whole(folder / "tuning.json", json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
-    lines: list[str] = []
+    rules = parts.rules.describe()
+    lines = [rules, ""]
     for scope, choice in choices.items():
         told = "told which image is meant, which greedy decoding is not" if scope == "target" else "all images alike"
         verdict = _verdict(choice)
         lines += [f"### scope {scope}: {told}", "", *table(choice), "", *verdict, ""]
         for name, setting in ((RECOMMENDED, choice.recommended), (BEST, choice.best.setting)):
-            _write_option(folder / "decode" / f"{name}_{scope}.yaml", parts.grid, setting, verdict)
+            _write_option(folder / "decode" / f"{name}_{scope}.yaml", parts.grid, setting, [*verdict, rules])
     write_whole(folder / "tuning.md", "\n".join([f"`{record.command}`", "", *lines]))
     print("\n".join(lines))
     print(f"wrote {folder / 'tuning.json'}, {folder / 'tuning.md'} and {folder / 'decode'}; use them with")

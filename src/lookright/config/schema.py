@@ -102,6 +102,13 @@ class InferConfig:
 
 
 @dataclass
+class MatchingConfig:
+    """Of the metrics of `infer.py` the one that says which answers are right."""
+
+    accuracy: Any = MISSING
+
+
+@dataclass
 class TuneAdaptiveConfig:
     """Root of `tune_adaptive.py`."""
 
@@ -111,6 +118,7 @@ class TuneAdaptiveConfig:
     adapter: str | None = None
     data: Any = MISSING
     grid: Any = MISSING
+    metrics: MatchingConfig = field(default_factory=MatchingConfig)
     significance: float = 0.05
     seed: int = 0
     batch_size: int = 16

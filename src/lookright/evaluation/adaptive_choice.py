@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from lookright.answering.adaptive_grid import PUBLISHED, Arm, Setting, right_answers
+from lookright.answering.adaptive_grid import PUBLISHED, Arm, Setting, told_of_setting
 from lookright.common.hashing import stable_hash
 from lookright.errors import ConfigError
 from lookright.evaluation.comparison import Difference, cluster_of, difference
 from lookright.evaluation.groups import Line, format_of, is_right
 
+MOST_PARTS = 10**6
+"""The largest denominator of a score."""
 Half = Sequence[int]
 """Places of its questions."""
 
@@ -67,17 +69,19 @@ def choose(
 ) -> Choice:
     """Choose among greedy and the `settings` from lines of answers.jsonl, whose `right` is plain, then one an arm.
 
-    Settings of one scope are to be compared: being told the target is more than a question says.
-    `seed` is that of the halves. The most accurate setting on one half is chosen, at equal accuracy the first of the
-    grid, greedy before all. Raises ConfigError for questions that cannot be halved.
+    So are `scores`, in [0, 1], of a line whose rule gives parts: accuracy is their mean, while halves are held against
+    greedy by what is right. Settings of one scope are to be compared: being told the target is more than a question
+    says. `seed` is that of the halves. The most accurate setting on one half is chosen, at equal accuracy the first of
+    the grid, greedy before all. Raises ConfigError for questions that cannot be halved.
     """
     halves = split_in_halves(lines, seed)
     confidences, right = [line["confidence"] for line in lines], [line["right"] for line in lines]
+    scores = [line.get("scores", line["right"]) for line in lines]
     plain = [row[0] for row in right]
-    trials = [_trial(None, lines, plain, plain, halves)]
-    trials += [
-        _trial(setting, lines, plain, right_answers(setting, arms, confidences, right), halves) for setting in settings
-    ]
+    trials = [_trial(None, lines, plain, plain, [row[0] for row in scores], halves)]
+    for setting in settings:
+        own, own_scores = (told_of_setting(setting, arms, confidences, told) for told in (right, scores))
+        trials.append(_trial(setting, lines, plain, own, own_scores, halves))
     # max takes the first of equal ones
     best = max(trials[1:], key=lambda one: one.choosing)
     found = best.confirmed
@@ -109,13 +113,14 @@ def _trial(
     lines: Sequence[Line],
     plain: Sequence[bool],
     right: Sequence[bool],
+    scores: Sequence[float],
     halves: tuple[Half, Half],
 ) -> Trial:
     chosen_by, confirmed_by = (_against(lines, plain, right, half) for half in halves)
     return Trial(
         setting=setting,
-        choosing=_accuracy(lines, right, halves[0]),
-        confirming=_accuracy(lines, right, halves[1]),
+        choosing=_accuracy(lines, scores, halves[0]),
+        confirming=_accuracy(lines, scores, halves[1]),
         against_greedy=chosen_by,
         confirmed=confirmed_by,
     )
@@ -126,11 +131,14 @@ def _against(lines: Sequence[Line], plain: Sequence[bool], right: Sequence[bool]
     return difference(before, after, is_right)
 
 
-def _accuracy(lines: Sequence[Line], right: Sequence[bool], half: Half) -> float:
-    """Percent: the unweighted mean over formats, from whole numbers, so that equal counts are equal."""
+def _accuracy(lines: Sequence[Line], scores: Sequence[float], half: Half) -> float:
+    """Percent: the unweighted mean over formats, from fractions, so that equal sums are equal."""
     asked = Counter(format_of(lines[place]) for place in half)
-    hits = Counter(format_of(lines[place]) for place in half if right[place])
-    return float(100 * sum(Fraction(hits[name], count) for name, count in asked.items()) / len(asked))
+    sums = dict.fromkeys(asked, Fraction())
+    for place in half:
+        # a score of VQA is a whole number of thirds over that of its annotators
+        sums[format_of(lines[place])] += Fraction(scores[place]).limit_denominator(MOST_PARTS)
+    return float(100 * sum(sums[name] / count for name, count in asked.items()) / len(asked))
 
 
 def table(choice: Choice, num_rows: int = 10) -> list[str]:
