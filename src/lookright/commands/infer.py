@@ -33,6 +33,7 @@ from lookright.config.inputs import inputs_of, pictures_of
 from lookright.config.made_by import MADE_BY_FILE, MadeBy, describe_data, made_by, read_made_by
 from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, with_run
 from lookright.errors import ConfigError
+from lookright.evaluation.judge import Judge
 from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
 from lookright.evaluation.predictions import build_metrics
 from lookright.evaluation.questions import Questions
@@ -189,15 +190,26 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
                 "set another output, or delete them"
             )
         saved: Any = OmegaConf.to_container(read_config(folder, "output", builds=NOTHING))
-        changed = [key for key in keys if saved.get(key) != plain.get(key)]
+        changed = [key for key in keys if _deciding(saved, key) != _deciding(plain, key)]
         changed += _changed_shards(saved, plain)
         if changed:
             raise ConfigError(
                 f"output={folder} holds predictions of another config ({', '.join(changed)} differ); set another output"
             )
+        if saved.get("metrics") != plain.get("metrics"):
+            write_atomically(path, [OmegaConf.to_yaml(OmegaConf.create(saved | {"metrics": plain.get("metrics")}))])
         return folder
     write_atomically(path, [OmegaConf.to_yaml(config, resolve=True)])
     return folder
+
+
+def _deciding(config: dict[str, Any], key: str) -> Any:
+    """What answers depend on of a key: of the metrics all but judges, which read answers that are there."""
+    value = config.get(key)
+    if key != "metrics" or not isinstance(value, dict):
+        return value
+    judge = f"{Judge.__module__}.{Judge.__qualname__}"
+    return {name: node for name, node in value.items() if node is None or node.get("_target_") != judge}
 
 
 def _has_other_weights(folder: Path, adapter: str | None) -> bool:

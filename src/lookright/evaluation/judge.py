@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from lookright.common.jsonl import AppendOnly, read_lines, write_atomically
+from lookright.common.jsonl import AppendOnly, Kinds, check_kinds, read_lines, write_atomically
 from lookright.common.streams import progress
+from lookright.common.strict_json import read_object
 from lookright.errors import ConfigError, LookRightError, ParameterError
 from lookright.evaluation.groups import Line, Means, format_of
 from lookright.evaluation.judge_client import JudgeClient, Reply
@@ -27,6 +29,8 @@ from lookright.types import IMAGE_PLACEHOLDER, Prompt
 
 JUDGEMENTS_FILE = "judgements.jsonl"
 JUDGE_FILE = "judge.json"
+JUDGED: Kinds = {"id": str, "score": (int, NoneType)}
+"""Keys of a judgement that are read again."""
 LOWEST, HIGHEST = 1, 5
 RUBRIC = """\
 You grade an answer to a question about one of several images. What stands between the lines of === is material to be
@@ -125,14 +129,16 @@ class Judge(Metric):
     def finish(self, folder: Path, answered: Iterable[tuple[Pictures, Prompt, Line]]) -> None:
         """Ask about every answer that has no judgement yet, appended as replies come.
 
-        Raises ConfigError for judgements of another judge, LookRightError where the judge stops answering.
+        Raises ConfigError for judgements of another judge or of other answers, LookRightError where the judge stops
+        answering.
         """
         path = folder / JUDGE_FILE
-        if path.is_file() and json.loads(path.read_text()) != self.facts:
+        if (folder / JUDGEMENTS_FILE).is_file() and path.is_file() and _facts(folder) != self.facts:
             raise ConfigError(f"{path} is of another judge or rubric; set another output, or delete {JUDGEMENTS_FILE}")
         write_atomically(path, [json.dumps(self.facts, indent=2) + "\n"])
         items = list(answered)
         with AppendOnly(folder / JUDGEMENTS_FILE) as written:
+            _scores(written.path, {prompt.id: line["prediction"] for _, prompt, line in items})
             left = [item for item in items if item[1].id not in written.done]
             if not left:
                 return
@@ -190,6 +196,7 @@ class Judge(Metric):
         reply = self.client.ask([*shown, {"type": "text", "text": text}] if shown else text)
         return {
             "id": prompt.id,
+            "prediction": line["prediction"],
             "score": parse_score(reply),
             "reply": reply.text,
             "error": reply.error,
@@ -218,19 +225,51 @@ def parse_score(reply: Reply) -> int | None:
 
 
 def with_judgements(folder: Path, lines: Mapping[str, dict[str, Any]]) -> None:
-    """Put the scores of a folder into its lines, and by the rule `judge` what is right."""
-    if not (folder / JUDGEMENTS_FILE).is_file() or not (folder / JUDGE_FILE).is_file():
+    """Put the scores of a folder into its lines, and by the rule `judge` what is right.
+
+    Raises ConfigError for a judgement of another answer than the line has, and for a file that is damaged.
+    """
+    path = folder / JUDGEMENTS_FILE
+    if not path.is_file() or not (folder / JUDGE_FILE).is_file():
         return
-    threshold = json.loads((folder / JUDGE_FILE).read_text())["threshold"]
-    for judgement in read_lines(folder / JUDGEMENTS_FILE):
-        line, score = lines.get(judgement["id"]), judgement["score"]
-        if line is None:
-            continue
+    threshold = _facts(folder).get("threshold")
+    if not isinstance(threshold, int):
+        raise ConfigError(f"{folder / JUDGE_FILE}: threshold={threshold!r} is no score; {_AGAIN}")
+    for key, score in _scores(path, {key: line["prediction"] for key, line in lines.items()}).items():
+        line = lines[key]
         line["judge_score"] = score
         if line.get("rule") == "judge":
             line |= {"correct": score is not None and score >= threshold, "unparsed": score is None}
             if line["correct"] and "error_kind" in line:
                 line["error_kind"] = None
+
+
+_AGAIN = f"delete {JUDGE_FILE} and {JUDGEMENTS_FILE}, and run infer.py with the same output again"
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    return read_object(folder / JUDGE_FILE, _AGAIN)
+
+
+def _scores(path: Path, predictions: Mapping[str, str]) -> dict[str, int | None]:
+    """Scores of the answers to these questions, by id. Raises ConfigError for that of another answer."""
+    scores = {}
+    for judgement in read_lines(path, _check_judgement):
+        key = judgement["id"]
+        if key not in predictions:
+            continue
+        # an earlier version did not write down what it judged
+        if judgement.get("prediction", predictions[key]) != predictions[key]:
+            raise ConfigError(
+                f"{path} judges other answers than those of predictions.jsonl, question {key} first; delete it, and "
+                "infer.py with the same output asks the judge about these"
+            )
+        scores[key] = judgement["score"]
+    return scores
+
+
+def _check_judgement(line: Any) -> None:
+    check_kinds(line, JUDGED, {"prediction": str})
 
 
 def _part(pictures: Pictures, name: str) -> dict[str, Any]:

@@ -64,10 +64,10 @@ def prediction_line(item: ScoredAnswer, metrics: Metrics) -> dict[str, Any]:
 
 
 def read_predictions(folder: str | Path, judged: bool = True) -> dict[str, Line]:
-    """Return the lines of a run of infer.py by id, with what a judge said of them.
+    """Return the lines of a run of infer.py by id; where they are to be `judged`, with what a judge said of them.
 
-    Raises ConfigError where there is none, and, where they are to be `judged`, for one that waits for its judge;
-    RecordError naming file and line of one that is damaged.
+    Raises ConfigError where there is none, and for one that waits for its judge; RecordError naming file and line of
+    one that is damaged.
     """
     path = Path(folder) / "predictions.jsonl"
     lines: dict[str, dict[str, Any]] = {}
@@ -77,9 +77,11 @@ def read_predictions(folder: str | Path, judged: bool = True) -> dict[str, Line]
         lines[line["id"]] = _with_today_names(line)
     if not lines:
         raise ConfigError(f"{folder} holds no predictions.jsonl with an answer; name the output of an infer.py run")
+    if not judged:
+        return dict(lines)
     with_judgements(Path(folder), lines)
     waiting = next((key for key, line in lines.items() if line["correct"] is None), None)
-    if judged and waiting is not None:
+    if waiting is not None:
         raise ConfigError(f"{path}: question {waiting} waits for its judge; run infer.py again with the same output")
     return dict(lines)
 
