@@ -1,6 +1,9 @@
 """The 4-bit base: equal to a plain model of the same rounded weights, for both families; what is refused where."""
 
 import importlib.util
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lookright.backbones.base import Backbone
@@ -176,6 +180,29 @@ def test_each_rank_quantises_on_its_own_card(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_quantization_nothing_is_passed() -> None:
     assert loading_arguments(None, torch.float32, ["lm_head"]) == {}
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("layout", ["stock", "original", "official"])
+def test_what_is_no_number_is_refused_by_name_where_4_bits_would_hide_it(
+    layout: str, value: float, write_original: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In a layer that is held in 4 bits, of each layout that weights come in."""
+    name = "tiny_ixc25" if layout == "official" else "tiny_llava"
+    if layout == "original":
+        folder = write_original("safetensors", shards=2)
+    else:
+        write_folder(name, folder := tmp_path / "model", width=96)
+    layer = re.compile(r"(language_)?model\..*layers\.1\..*(q_proj|wqkv)\.weight")
+    (file, tensor), *_ = [
+        (file, one) for file in sorted(folder.glob("*.safetensors")) for one in load_file(file) if layer.fullmatch(one)
+    ]
+    state = load_file(file)
+    state[tensor].view(-1)[:3] = value
+    save_file(state, file, metadata={"format": "pt"})
+    four_bit = FAMILIES[name][0](path=str(folder), quantization="4bit")
+    with pytest.raises(ConfigError, match=rf"^{file}: {tensor} holds 3 of \d+ values that are NaN or infinite"):
+        four_bit.build()
 
 
 def test_adapters_go_from_one_base_to_the_other(family: tuple[Backbone, Backbone, int], tmp_path: Path) -> None:

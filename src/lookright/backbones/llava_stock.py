@@ -13,9 +13,16 @@ from transformers.utils import cached_file
 
 from lookright.backbones.folder import readable
 from lookright.backbones.quantization import loading_arguments
-from lookright.backbones.shards import SHARD_BYTES, Filling, check_bare, check_local_files, write_json
+from lookright.backbones.shards import (
+    SHARD_BYTES,
+    Filling,
+    check_bare,
+    check_local_files,
+    weight_files,
+    write_json,
+)
 from lookright.backbones.stock_tokenizer import forget_last_use
-from lookright.backbones.tensor_files import check_numbers
+from lookright.backbones.tensor_files import check_numbers, read_tensors
 from lookright.errors import ConfigError
 from lookright.types import IMAGE_PLACEHOLDER
 
@@ -86,9 +93,21 @@ class StockLayout:
         misfits += [f"{name} is unknown" for name in unknown]
         misfits += [f"{name} is missing" for name in sorted(info["missing_keys"])]
         Filling(problems=misfits).check(Path(self.path))
-        for name, parameter in model.named_parameters():
-            check_numbers(parameter.detach(), name, f"backbone.path={self.path}")
+        if quantization is None:
+            for name, parameter in model.named_parameters():
+                check_numbers(parameter.detach(), name, f"backbone.path={self.path}")
+        else:
+            self._check_file_numbers()
         return model
+
+    def _check_file_numbers(self) -> None:
+        """Raise ConfigError for values that are no numbers in the files, since 4 bits turn each into some number."""
+        config = cached_file(self.path, "config.json")
+        assert config is not None, "the model was loaded by it"
+        for file in weight_files(Path(config).parent):
+            for name, tensor in read_tensors(file, skip=lambda name: bool(BUFFERS.fullmatch(name))):
+                if tensor is not None:
+                    check_numbers(tensor, name, file)
 
     def save(
         self,
