@@ -11,6 +11,7 @@ from lookright.backbones.foreign import check_settings
 from lookright.backbones.llava_original import OriginalLayout, is_original
 from lookright.backbones.llava_stock import StockLayout
 from lookright.backbones.shards import SHARD_BYTES
+from lookright.backbones.sizes import check_sizes
 from lookright.errors import ConfigError
 
 
@@ -50,6 +51,7 @@ def find_layout(path: str | None, vision_tower: str | None) -> CheckpointLayout:
     path = check_folder(path)
     raw = _config_of(path)
     check_settings(raw, f"backbone.path={path}")
+    check_sizes(raw, f"backbone.path={path}")
     if is_original(raw):
         return OriginalLayout(path, raw, vision_tower)
     if vision_tower is not None:

@@ -1,6 +1,5 @@
 """LLaVA-1.5 checkpoints in the layout of its authors: a LLaMA with a projector, and a CLIP folder as its tower."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from lookright.backbones.shards import (
     write_json,
     write_shards,
 )
+from lookright.backbones.sizes import check_sizes, model_without_weights
 from lookright.backbones.tensor_files import read_tensors
 from lookright.backbones.tokenizer import read_tokenizer, tokenizer_file
 from lookright.errors import ConfigError
@@ -234,6 +234,7 @@ class OriginalLayout:
         try:
             settings, _ = PreTrainedConfig.get_config_dict(self.tower_folder)
             check_settings(settings, f"{self.tower_key}={self.tower_name}")
+            check_sizes(settings, f"{self.tower_key}={self.tower_name}")
             config = AutoConfig.from_pretrained(self.tower_folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.tower_key}={self.tower_name}: {str(error).splitlines()[0]}") from error
@@ -283,8 +284,7 @@ class OriginalLayout:
 
 def empty_model(config: LlavaConfig) -> LlavaForConditionalGeneration:
     """The model with its parameters on the meta device and its buffers, which no checkpoint holds, real."""
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(copy.deepcopy(config))
+    model = model_without_weights(LlavaForConditionalGeneration, config, config.name_or_path)
     decoder, embeddings = model.model.language_model, model.model.vision_tower.embeddings
     decoder.rotary_emb = LlamaRotaryEmbedding(decoder.config)
     embeddings.position_ids = torch.arange(embeddings.num_positions)[None]

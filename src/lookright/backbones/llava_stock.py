@@ -21,6 +21,7 @@ from lookright.backbones.shards import (
     weight_files,
     write_json,
 )
+from lookright.backbones.sizes import check_held, model_without_weights
 from lookright.backbones.stock_tokenizer import forget_last_use
 from lookright.backbones.tensor_files import check_numbers, read_tensors
 from lookright.errors import ConfigError
@@ -79,6 +80,7 @@ class StockLayout:
         """Through transformers, with every tensor in place or a ConfigError that names it."""
         loading = loading_arguments(quantization, dtype, UNQUANTISED)
         check_local_files(Path(self.path))
+        check_held(model_without_weights(LlavaForConditionalGeneration, self.config, self.path), self.path)
         try:
             model, info = LlavaForConditionalGeneration.from_pretrained(
                 self.path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **loading

@@ -31,6 +31,7 @@ from lookright.backbones.ixc25.token_map import TileMap
 from lookright.backbones.ixc25.tokenizer import END_OF_TURN, START_OF_TURN, copy_tokenizer, load_tokenizer
 from lookright.backbones.quantization import check_quantization, require_bitsandbytes
 from lookright.backbones.shards import SHARD_BYTES, WEIGHT_PATTERNS, write_json
+from lookright.backbones.sizes import check_sizes
 from lookright.errors import ConfigError
 from lookright.types import Size
 
@@ -81,7 +82,7 @@ class Ixc25Backbone(Backbone):
         self.max_length = max_length
         self.quantization = check_quantization(quantization)
         self.folder = local_folder(self.path, SMALL_FILES, ADVICE)
-        check_json(self.folder / "config.json")
+        check_sizes(check_json(self.folder / "config.json"), f"backbone.path={self.path}")
         with readable(self.path):
             self.config = Ixc25Config.from_pretrained(self.folder)
         self.text_tokenizer = load_tokenizer(self.folder, self.config.vocab_size)

@@ -24,6 +24,7 @@ from lookright.backbones.shards import (
     write_json,
     write_shards,
 )
+from lookright.backbones.sizes import model_without_weights
 from lookright.backbones.tensor_files import read_tensors
 
 TASK_LORA = re.compile(r".+\.lora_(sft|dpo|web)_[AB]\.weight")
@@ -38,7 +39,7 @@ def load_checkpoint(folder: Path, config: Ixc25Config, dtype: torch.dtype) -> Ix
     Never holds more than the model and one tensor. Raises ConfigError naming every tensor that is missing,
     unknown or of another shape than the configuration says; the task LoRAs alone are skipped, with a log line.
     """
-    model = _empty_model(config)
+    model = _empty_model(config, folder)
 
     def put(name: str, tensor: Tensor) -> None:
         assign(model, parameter_name(name), of_its_own(tensor, dtype))
@@ -92,10 +93,9 @@ def official_shapes(model: Ixc25ForCausalLM) -> dict[str, tuple[int, ...]]:
     return {official_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _empty_model(config: Ixc25Config) -> Ixc25ForCausalLM:
+def _empty_model(config: Ixc25Config, folder: Path) -> Ixc25ForCausalLM:
     """The model with its parameters on the meta device, its one buffer real."""
-    with torch.device("meta"):
-        model = Ixc25ForCausalLM(config)
+    model = model_without_weights(Ixc25ForCausalLM, config, folder)
     embeddings = model.vit.vision_tower.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
     unexpected = [name for name, buffer in model.named_buffers() if buffer.is_meta]
