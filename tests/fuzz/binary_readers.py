@@ -3,10 +3,14 @@
 import io
 import json
 import struct
+import tempfile
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import torch
@@ -17,6 +21,9 @@ from safetensors.torch import save
 
 from lookright.backbones import shards
 from lookright.backbones.adapter_files import check_adapter
+from lookright.backbones.base import Backbone
+from lookright.backbones.ixc25 import Ixc25Backbone
+from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.shards import check_local_files, fill, tensor_names, weight_files
 from lookright.backbones.tokenizer import read_tokenizer
 from lookright.common.pictures import open_rgb
@@ -146,6 +153,58 @@ def _same_table(data: bytes, found: Any) -> None:
         plain.check_record(record, row)
 
 
+def _backbone(name: str, made: Callable[..., Backbone], path: Path) -> Any:
+    """The shipped small model under this config.json, its weights with it."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        for file in (ASSETS / name).iterdir():
+            if file.name != path.name:
+                (Path(folder) / file.name).symlink_to(file)
+        (Path(folder) / path.name).write_bytes(path.read_bytes())
+        backbone = made(path=folder)
+        return backbone.num_layers, backbone.build()
+
+
+def _same_backbone(data: bytes, found: Any) -> None:
+    """Every weight is in the file, so that sizes which weights depend on are those of the file."""
+    told = plain.json_value(data)
+    text = told.get("text_config", told)
+    num_layers, model = found
+    assert (text["num_hidden_layers"], text["hidden_size"], text["vocab_size"]) == (num_layers, 96, len(
+        model.get_input_embeddings().weight
+    )) and num_layers == 6  # fmt: skip
+    assert all(bool(torch.isfinite(one).all()) and not one.is_meta for one in model.parameters())
+
+
+def _saved_dataset() -> dict[str, bytes]:
+    """Files of a folder that `datasets` saved, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.Dataset.from_list(SAVED_ROWS).save_to_disk(folder)
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
+def _dataset(path: Path) -> Any:
+    """A folder of its own each time, since tables that were read before are mapped."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=SAVED) as folder:
+        for name, content in (SAVED_DATASET | {path.name: path.read_bytes()}).items():
+            (Path(folder) / name).write_bytes(content)
+        (Path(folder) / "a.png").write_bytes((path.parent / "a.png").read_bytes())
+        return load_preferences(Path(folder)).records
+
+
+def _same_dataset(data: bytes, found: Any) -> None:
+    for record, row in zip(found, SAVED_ROWS, strict=True):
+        plain.check_record(record, row)
+
+
+def _same_arrow(data: bytes, found: Any) -> None:
+    table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
+    table.validate(full=True)
+    rows = table.to_pylist()
+    assert len(rows) == len(found)
+    for record, row in zip(found, rows, strict=True):
+        plain.check_record(record, row)
+
+
 def _pictures() -> list[bytes]:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
@@ -178,6 +237,11 @@ ADAPTER_CONFIG = json.dumps(
 ).encode()
 INDEX = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(STATE, "model-1.safetensors")}).encode()
 MANIFEST = json.dumps({"components": {"weights": "a"}, "versions": {"torch": "2"}}).encode()
+SAVED = "saved_"
+"""How the name of a saved dataset's folder begins."""
+SAVED_ROWS = [PAIR | {"chosen": text} for text in ("x", "zé", "a cat")]
+SAVED_DATASET = _saved_dataset()
+ARROW = next(name for name in SAVED_DATASET if name.endswith(".arrow"))
 READERS = [
     Reader("safetensors", "model.safetensors", [save(STATE)], _weights, _same_weights),
     Reader("pickled", "pytorch_model.bin", [_pickled()], _weights, _same_pickled, weight=0.3),
@@ -191,6 +255,12 @@ READERS = [
     Reader("summary", "summary.json", [json.dumps({"metrics": {"val/loss": 0.5}, "steps": 3}).encode()], _summary,
            lambda data, found: None if plain.json_value(data) == found else _differs()),
     Reader("parquet", "it.parquet", [_parquet()], lambda path: load_preferences(path).records, _same_table, weight=0.3),
+    *(Reader(f"{name}_config", "config.json", [(ASSETS / name / "config.json").read_bytes()],
+             partial(_backbone, name, made), _same_backbone, named="backbone.path", weight=0.01)
+      for name, made in (("tiny_llava", LlavaBackbone), ("tiny_ixc25", Ixc25Backbone))),
+    *(Reader(f"dataset_{kind}", name, [SAVED_DATASET[name]], _dataset, check, named=SAVED, weight=0.1)
+      for kind, name, check in (("arrow", ARROW, _same_arrow), ("info", "dataset_info.json", _same_dataset),
+                                ("state", "state.json", _same_dataset))),
     Reader("pictures", "it.png", _pictures(), _picture, _same_picture),
 ]  # fmt: skip
 

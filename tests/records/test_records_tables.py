@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,53 @@ def test_a_dataset_on_disk(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "splits"))
     with pytest.raises(ConfigError, match=r"holds the splits train: set data.path=.*splits/train"):
         load_preferences(tmp_path / "splits")
+
+
+@pytest.fixture()
+def saved(tmp_path: Path) -> Path:
+    """A saved dataset of three rows with pictures inside."""
+    rows = [row(n) for n in range(3)]
+    pytest.importorskip("datasets").Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def test_a_saved_dataset_whose_columns_point_elsewhere_is_refused_and_ends_no_process(saved: Path) -> None:
+    """Offsets of a text column in disorder: Arrow would read beyond its bytes, and the process would be gone."""
+    (file,) = saved.glob("*.arrow")
+    data = file.read_bytes()
+    # the ends of "b0", "b1" and "b2", as whole numbers of 32 bits
+    offsets = b"".join(number.to_bytes(4, "little") for number in (0, 2, 4, 6))
+    assert offsets in data
+    file.write_bytes(data.replace(offsets, b"".join(n.to_bytes(4, "little") for n in (0, 2, 2**30, 6))))
+    with pytest.raises(ConfigError, match=f"data.path={saved}: the saved dataset is damaged .ArrowInvalid: "):
+        load_preferences(saved)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["../other.arrow"], "names '../other.arrow', which is no file beside it"),
+        (["/etc/passwd"], "names '/etc/passwd', which is no file beside it"),
+        (["gone.arrow"], "names 'gone.arrow', which is not there"),
+        (["x" * 5000], "names 'x+[.][.][.], which is no file beside it"),
+        ([3], "names 3, which is no file beside it"),
+        (None, "names None, which is no file beside it"),
+        ("twice", "names '[^']*', twice"),
+    ],
+)
+def test_a_saved_dataset_names_files_beside_it(files: Any, wanted: str, saved: Path) -> None:
+    state = json.loads((saved / "state.json").read_text())
+    if files == "twice":
+        state["_data_files"] *= 2
+    else:
+        state["_data_files"] = files and [{"filename": name} for name in files]
+    (saved / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match=f"^data.path={saved}: state.json {wanted}"):
+        load_preferences(saved)
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+def test_damaged_settings_of_a_saved_dataset_are_named(name: str, saved: Path) -> None:
+    (saved / name).write_text('{"a": ')
+    with pytest.raises(ConfigError, match=f"{saved / name}: not valid json .*save the dataset again"):
+        load_preferences(saved)

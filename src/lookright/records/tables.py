@@ -7,9 +7,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from lookright.common.pictures import leaves_folder
+from lookright.common.strict_json import read_object, short
 from lookright.errors import ConfigError, RecordError
 from lookright.records.pictures import picture_cells
 
+INFO_FILE, STATE_FILE, SPLITS_FILE = "dataset_info.json", "state.json", "dataset_dict.json"
+"""What `save_to_disk` writes beside a dataset's Arrow files, and above the folders of several splits."""
+LONGEST_NAME = 200
+"""Characters of a file's name; file systems take 255 bytes."""
 _READING = Lock()
 """Held while a row group is read, so that threads that want the same one read it once; of no table, which pickle."""
 
@@ -94,16 +100,12 @@ class DatasetTable:
             import datasets
         except ImportError as error:
             raise ConfigError(f"data.path={path} needs the package datasets: pip install datasets") from error
+        for file in _saved_files(path):
+            _check_arrow(file, path)
         try:
-            loaded = datasets.load_from_disk(str(path))
-        except Exception as error:  # of json, Arrow and their own
-            raise ConfigError(
-                f"data.path={path}: the saved dataset is damaged ({_first_line(error)}); save it again"
-            ) from error
-        if isinstance(loaded, datasets.DatasetDict):
-            raise ConfigError(
-                f"data.path={path} holds the splits {', '.join(loaded)}: set data.path={path / next(iter(loaded))}"
-            )
+            loaded = datasets.Dataset.load_from_disk(str(path))
+        except Exception as error:  # of Arrow and their own
+            raise _damaged_dataset(path, error) from error
         self._path, self.columns = path, loaded.column_names
         self._rows = loaded.with_format("arrow")
 
@@ -120,6 +122,47 @@ class DatasetTable:
         return picture_cells(self.row(number))
 
 
+def _saved_files(path: Path) -> list[Path]:
+    """The Arrow files of a saved dataset. Raises ConfigError for damaged settings, and a name of a file elsewhere."""
+    where, remedy = f"data.path={path}", "save the dataset again"
+    if not (path / STATE_FILE).is_file() and (path / SPLITS_FILE).is_file():
+        splits = read_object(path / SPLITS_FILE, remedy).get("splits")
+        if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
+            raise ConfigError(f"{where}: {SPLITS_FILE} lists no splits by name; {remedy}")
+        raise ConfigError(f"{where} holds the splits {', '.join(splits)[:200]}: set data.path={path / splits[0]}")
+    read_object(path / INFO_FILE, remedy)
+    listed = read_object(path / STATE_FILE, remedy).get("_data_files")
+    files: list[Path] = []
+    for one in listed if isinstance(listed, list) else [None]:
+        name = one.get("filename") if isinstance(one, dict) else None
+        if not isinstance(name, str) or Path(name).name != name or leaves_folder(name) or len(name) > LONGEST_NAME:
+            raise ConfigError(f"{where}: {STATE_FILE} names {short(name)}, which is no file beside it; {remedy}")
+        if not (path / name).is_file() or path / name in files:
+            fault = "twice" if path / name in files else "which is not there"
+            raise ConfigError(f"{where}: {STATE_FILE} names {short(name)}, {fault}; {remedy}")
+        files.append(path / name)
+    return files
+
+
+def _check_arrow(file: Path, path: Path) -> None:
+    """Raise ConfigError for a file of which a column points elsewhere: reading it would end the process.
+
+    One pass over offsets and texts; bytes of pictures stay on disk.
+    """
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
+            for batch in batches:
+                batch.validate(full=True)
+    except Exception as error:
+        raise _damaged_dataset(path, error) from error
+
+
+def _damaged_dataset(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"data.path={path}: the saved dataset is damaged ({_first_line(error)}); save it again")
+
+
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
     """Turn what Arrow raises over damaged pages, or text that is not UTF-8, into a RecordError (reason `table`)."""
@@ -133,7 +176,8 @@ def _readable(where: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    # bytes that are no text come out as halves of surrogate pairs, which no terminal shows
+    return f"{type(error).__name__}: {lines[0][:200].encode('utf-8', 'backslashreplace').decode()}"
 
 
 def open_table(path: Path) -> Table | None:
@@ -146,6 +190,6 @@ def open_table(path: Path) -> Table | None:
 
 
 def _is_dataset(path: Path) -> bool:
-    if not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+    if not any((path / name).is_file() for name in (INFO_FILE, SPLITS_FILE)):
         raise ConfigError(f"data.path={path}: the folder holds neither parquet files nor a saved dataset; set a file")
     return True
