@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from lookright.backbones.adapter_files import check_adapter
 from lookright.commands import train as training
 from lookright.commands.run_folder import summarise, write_summary
 from lookright.commands.train import train
@@ -143,6 +146,46 @@ def test_resuming_a_finished_run_keeps_what_it_measured(
     train(composed("train", f"resume={folder}"))
     assert (folder / "summary.json").read_bytes() == before
     assert_same_run(folder, unbroken)
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+
+from lookright.commands import cli
+from lookright.commands import train as training
+
+replace = Path.replace
+
+
+def deadly(self, target):
+    if self.name == ".adapter.partial":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+
+Path.replace = deadly
+cli.start("train", training.job)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_its_adapter_was_replaced_goes_on(
+    composed: Compose, unbroken: Path, tmp_path: Path
+) -> None:
+    """Neither adapter lies under the name then, and nobody can take half of each."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    command = [sys.executable, "-c", KILLED, f"resume={folder}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True, timeout=240)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    with pytest.raises(ConfigError, match=f"adapter={folder / 'adapter'} holds no adapter_config.json"):
+        check_adapter(str(folder / "adapter"))
+    check_adapter(str(folder / ".adapter.before"))
+    train(composed("train", f"resume={folder}"))
+    assert_same_run(folder, unbroken)
+    assert not [one.name for one in folder.iterdir() if one.name.startswith(".adapter")]
 
 
 def test_a_job_that_starts_again_goes_on_in_its_own_folder_alone(

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from safetensors import SafetensorError
 from lookright.common.files import REMEDIES, fault, naming, whole_file, whole_files, write_whole
 from lookright.common.jsonl import AppendOnly
 from lookright.errors import RecordError
+
+SOURCE = Path(__file__).parents[2] / "src"
 
 
 def test_a_file_is_replaced_whole_and_stays_where_writing_fails(tmp_path: Path) -> None:
@@ -24,22 +29,108 @@ def test_a_file_is_replaced_whole_and_stays_where_writing_fails(tmp_path: Path) 
     assert path.read_text() == "new\n" and [one.name for one in path.parent.iterdir()] == ["page.html"]
 
 
-def test_a_folder_takes_new_files_and_what_names_them_comes_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, moved, replace = tmp_path / "model", [], Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, target: moved.append(Path(target).name) or replace(self, target))
-    for text in ("one", "two"):
-        with whole_files(folder) as made:
-            (made / "deep").mkdir()
-            for name in ("index.json", "deep/a.txt", "model.safetensors"):
-                (made / name).write_text(text)
-    assert moved == ["model", "a.txt", "model.safetensors", "index.json"]
-    assert {one.read_text() for one in folder.rglob("*.*")} == {"two"} and len(list(folder.rglob("*.*"))) == 3
+def contents(folder: Path) -> dict[str, str]:
+    return {str(one.relative_to(folder)): one.read_text() for one in folder.rglob("*") if one.is_file()}
+
+
+def write_folder(folder: Path, text: str, *names: str) -> None:
+    with whole_files(folder) as made:
+        (made / "deep").mkdir()
+        for name in names:
+            (made / name).write_text(text)
+
+
+def test_a_folder_is_replaced_whole_and_stays_where_writing_fails(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for text, names in (("one", ("index.json", "deep/a.txt", "shard-2.safetensors")), ("two", ("index.json",))):
+        write_folder(folder, text, *names)
+        # a shard of the one before would be none of this one
+        assert contents(folder) == dict.fromkeys(names, text)
     with pytest.raises(RuntimeError), whole_files(folder) as made:
         (made / "index.json").write_text("half")
         raise RuntimeError
-    assert (folder / "index.json").read_text() == "two" and list(tmp_path.iterdir()) == [folder]
+    assert contents(folder) == {"index.json": "two"} and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, replace = tmp_path / "model", Path.replace
+    write_folder(folder, "old", "a.json")
+
+    def refusing(self: Path, target: Path) -> Path:
+        if self.name == ".model.partial" and target == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(Path, "replace", refusing)
+        write_folder(folder, "new", "a.json")
+    assert contents(folder) == {"a.json": "old"} and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_behind_a_link_is_replaced_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tmp_path / "disk" / "model")
+    for text in ("old", "new"):
+        write_folder(tmp_path / "run" / "model", text, "a.json")
+    assert (tmp_path / "run" / "model").is_symlink() and contents(tmp_path / "disk" / "model") == {"a.json": "new"}
+    assert [one.name for one in (tmp_path / "disk").iterdir()] == ["model"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+from lookright.common.files import whole_files
+
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+replace, moves = Path.replace, []
+
+
+def deadly(self, target):
+    moves.append(target)
+    if len(moves) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+
+Path.replace = deadly
+with whole_files(folder) as made:
+    (made / "config.json").write_text("new")
+    (made / "weights.safetensors").write_text("new")
+print(len(moves))
+"""
+
+
+def killed_before_move(folder: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """Replace a folder in a process that is killed ahead of one of its renames."""
+    command = [sys.executable, "-c", KILLED, str(folder), str(number)]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(SOURCE)}, text=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("number", "seen"), [(1, "old"), (2, None), (3, "new")])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_kill_between_two_renames_leaves_no_mixed_folder(
+    number: int, seen: str | None, fails: bool, tmp_path: Path
+) -> None:
+    """The old folder, none, or the new one; what comes next finds the old one again, and clears up."""
+    folder, names = tmp_path / "adapter", ("config.json", "weights.safetensors")
+    write_folder(folder, "old", *names)
+    assert killed_before_move(folder, number).returncode == -signal.SIGKILL
+    assert contents(folder) == ({} if seen is None else dict.fromkeys(names, seen))
+    if fails:
+        with pytest.raises(RuntimeError), whole_files(folder):
+            raise RuntimeError
+        assert contents(folder) == dict.fromkeys(names, seen or "old")
+    else:
+        write_folder(folder, "newer", *names)
+        assert contents(folder) == dict.fromkeys(names, "newer")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_kills_above_are_all_that_can_be(tmp_path: Path) -> None:
+    write_folder(tmp_path / "adapter", "old", "config.json")
+    assert killed_before_move(tmp_path / "adapter", 99).stdout == "3\n"
 
 
 @pytest.mark.parametrize("number", REMEDIES)

@@ -99,30 +99,38 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_files(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write to, whose files take the place of those there at the end, one by one.
+    """A folder beside `folder` to write to, which takes its place at the end, with all that is in it.
 
-    What may name others (json: an index of shards) moves last. Where something fails before, nothing has changed.
+    Two renames, the old folder aside and the new one in: files of both are never in one folder, whenever the process
+    is killed. Between the two there is none; the next call puts the old one back. Where something fails nothing has
+    changed.
     """
-    temporary = folder.with_name(f".{folder.name}.partial")
-    # of a process that was killed
-    shutil.rmtree(temporary, ignore_errors=True)
+    # a link stays one
+    folder = folder.resolve()
+    temporary, before = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "before"))
+    _settle(folder, temporary, before)
     temporary.mkdir(parents=True)
     try:
         with naming(folder):
             yield temporary
-            files = sorted(
-                (one for one in temporary.rglob("*") if one.is_file()), key=lambda one: (one.suffix == ".json", one)
-            )
-            for file in files:
-                _to_disk(file)
-            if not folder.exists():
-                temporary.replace(folder)
-                return
-            for file in files:
-                target = folder / file.relative_to(temporary)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _to_disk(file)
+            if folder.exists():
+                folder.replace(before)
+            temporary.replace(folder)
     finally:
+        _settle(folder, temporary, before)
+
+
+def _settle(folder: Path, temporary: Path, before: Path) -> None:
+    """Put the old folder back where no new one is there, and remove what else a kill or an error left.
+
+    It is removed under the name of the temporary one: what is called `before` is always whole.
+    """
+    shutil.rmtree(temporary, ignore_errors=True)
+    if before.exists():
+        before.replace(temporary if folder.exists() else folder)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
