@@ -28,8 +28,8 @@ LARGEST = {
     "projection_dim": 2**16,
     "plora_rank": 2**14,
 }
-"""Each several times that of the largest published model: a size beyond is damage, and would be allocated, or looped
-over, for hours."""
+"""At least seven times what the published models of both families have: a size beyond is damage, and would be
+allocated, or looped over for hours."""
 OPTIONAL = ("num_key_value_heads", "head_dim")
 """Null means what follows from the others."""
 Config = TypeVar("Config")
