@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from lookright.answering.decoder import Decoder
+from lookright.common.pictures import FORMATS
 from lookright.errors import ConfigError
 from lookright.serve.models import Models, adapter_folders
 from lookright.serve.settings import Limits, check_style
@@ -204,7 +205,15 @@ def test_a_large_picture_is_refused_by_its_header(live: Live) -> None:
 
 def test_files_that_start_programs_are_not_decoded(live: Live, picture: Callable[..., Image.Image]) -> None:
     response = live.ask([part(address_of(picture((20, 16)), "EPS")), *TEXT])
-    assert response.status_code == 400 and "send one of PNG, JPEG" in told(response)
+    assert response.status_code == 400 and "send one of JPEG, PNG" in told(response)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_kind_that_a_refusal_names_is_decoded(
+    kind: str, live: Live, picture: Callable[..., Image.Image]
+) -> None:
+    response = live.ask([part(address_of(picture((20, 16)), kind)), *TEXT], max_tokens=1)
+    assert response.status_code == 200, response.text
 
 
 # ---- names, pages and keys ----

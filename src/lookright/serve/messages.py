@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from lookright.common.pictures import PICTURE_ERRORS
+from lookright.common.pictures import FORMATS, PICTURE_ERRORS
 from lookright.composing.asked import asked_prompt, following
 from lookright.composing.formats.sequence import placed_pictures
 from lookright.errors import RecordError
@@ -20,8 +20,6 @@ from lookright.serve.refusals import Refusal
 from lookright.serve.settings import Limits
 from lookright.types import IMAGE_PLACEHOLDER, Prompt, Turn
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
-"""Files that are decoded; PIL knows more, among them some that start other programs."""
 _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
 
