@@ -117,7 +117,8 @@ def test_options_of_the_record_come_first() -> None:
         # none or several
         ("", None), ("bird", None), ("A or B", None), ("(A) or (B)", None), ("A, B", None),
         ("The answer is A or B", None),
-        ("a cat and a dog", None), ("B: horse", None), ("not B", None), ("not a dog", None), ("E", None),
+        ("a cat and a dog", None), ("B: horse", None), ("A: horse", None), ("A. dog", None), ("E", None),
+        ("not B", None), ("Not A", None), ("not a dog", None),
         ("(A) and (C)", None), ("I am not sure", None),
     ],
 )  # fmt: skip

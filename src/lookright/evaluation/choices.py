@@ -54,7 +54,13 @@ def parse_choice(prediction: str, options: Sequence[str] = ()) -> str | None:
     alone = re.fullmatch(rf"\(?([{letters}{letters.lower()}])[.:)]*", said)
     if alone:
         return alone.group(1).upper()
-    same = [letter for letter, option in zip(letters, options, strict=False) if same_answer(option, said)]
+    # the letter in "A: blue" is no article of an option "blue"
+    label = _LABEL.match(f"{said} ")
+    same = [
+        letter
+        for letter, option in zip(letters, options, strict=False)
+        if same_answer(option, said) and (label is None or option.startswith(label[0]))
+    ]
     if same:
         return _only(same)
     stated = _stated(said, letters, options)
@@ -76,7 +82,7 @@ def _stated(said: str, letters: str, options: Sequence[str]) -> list[str]:
     if enclosed:
         return _letters(enclosed, letters)
     # "A dog" has an article, and nobody is option I
-    standing = re.findall(rf"(?<!\bnot )(?<![\w'-])(?!A\s+(?!or\b|and\b)[a-z]|I\b)([{letters}])(?![\w'-])", said)
+    standing = re.findall(rf"(?<!(?i:\bnot) )(?<![\w'-])(?!A\s+(?!or\b|and\b)[a-z]|I\b)([{letters}])(?![\w'-])", said)
     return _letters(standing, letters)
 
 
