@@ -209,9 +209,7 @@ def test_files_that_start_programs_are_not_decoded(live: Live, picture: Callable
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_kind_that_a_refusal_names_is_decoded(
-    kind: str, live: Live, picture: Callable[..., Image.Image]
-) -> None:
+def test_every_kind_that_a_refusal_names_is_decoded(kind: str, live: Live, picture: Callable[..., Image.Image]) -> None:
     response = live.ask([part(address_of(picture((20, 16)), kind)), *TEXT], max_tokens=1)
     assert response.status_code == 200, response.text
 
