@@ -201,14 +201,19 @@ def test_heat_maps(model: lookright.Model, pictures: list[Image.Image]) -> None:
     reply = model.ask(pictures, QUESTION)
     maps = reply.heat_maps(longest=100)
     assert [max(image.size) for image in maps] == [100] * 3
-    heat = attention_heat(model.answerer, reply.scored.prompt, reply.text, reply.pictures)
+    assert reply.scored.answer.token_ids[-1] not in model.backbone.end_token_ids, "it was cut"
+    heat = attention_heat(model.answerer, reply.scored.prompt, reply.scored.answer.token_ids, reply.pictures)
     levels = heat_levels([(image.size, values) for image, values in zip(pictures, heat, strict=True)], 100)
     for image, picture, level in zip(maps, pictures, levels, strict=True):
         assert np.array_equal(np.asarray(image), np.asarray(overlay(picture, level, heat_peak(levels))))
-    # what lies on the target is the ratio of the same text, but for the tokens that see a picture in part
+    on = [sum(seen.share * value for seen, value in values) for values in heat]
+    assert on[1] / sum(on) == pytest.approx(reply.attention_ratio, abs=1e-5)
+    # as text it has an end, whose row looks too
+    heat = attention_heat(model.answerer, reply.scored.prompt, reply.text, reply.pictures)
     on = [sum(seen.share * value for seen, value in values) for values in heat]
     scores = model.score(pictures, QUESTION, reply.text, "red green")
     assert on[1] / sum(on) == pytest.approx(float(scores.attention_ratio), abs=1e-5)
+    assert abs(on[1] / sum(on) - reply.attention_ratio) > 1e-4
 
 
 def test_scores_are_those_of_the_slow_definition(llava_weights: Path, pictures: list[Image.Image]) -> None:

@@ -123,7 +123,7 @@ class Reply:
         Means over heads and rows in the layer of the attention ratio; `longest`: pixels of the longer side.
         """
         prompt = self.scored.prompt
-        heat = attention_heat(self.answerer, prompt, self.text, self.pictures)
+        heat = attention_heat(self.answerer, prompt, self.scored.answer.token_ids, self.pictures)
         images = [self.pictures.open(name) for name in prompt.images]
         levels = heat_levels([(image.size, values) for image, values in zip(images, heat, strict=True)], longest)
         peak = heat_peak(levels)

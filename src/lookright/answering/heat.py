@@ -1,5 +1,7 @@
 """Where a model looked while it gave an answer: attention of its rows over every picture."""
 
+from collections.abc import Sequence
+
 import torch
 
 from lookright.answering.answerer import Answerer
@@ -17,8 +19,13 @@ PictureHeat = list[tuple[Footprint, float]]
 
 
 @torch.no_grad()
-def attention_heat(answerer: Answerer, prompt: Prompt, answer: str, pictures: Pictures) -> list[PictureHeat]:
-    """For each picture, (footprint, attention) of its tokens: mean over heads and answer rows, at one layer."""
+def attention_heat(
+    answerer: Answerer, prompt: Prompt, answer: str | Sequence[int], pictures: Pictures
+) -> list[PictureHeat]:
+    """For each picture, (footprint, attention) of its tokens: mean over heads and answer rows, at one layer.
+
+    The tokens of an answer that was cut have no end; a text is read as one that has.
+    """
     backbone, model = answerer.backbone, bare_model(answerer.policy)
     example = encode_answer(backbone, prompt, answer, pictures)
     batch = move(pack([example]), next(model.parameters()).device)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from lookright.answering.answerer import Answerer, ScoredAnswer
 from lookright.attention import RowRecorder
 from lookright.backbones.loading import bare_model
-from lookright.packing.batch import Example, Response, move, pack
-from lookright.packing.encode import encode_question, region_coverage
+from lookright.packing.batch import Example, move, pack
+from lookright.packing.encode import encode_answer, region_coverage
 from lookright.packing.forward import decoder_rows
 from lookright.records.pictures import Pictures
 from lookright.types import Prompt, Region
@@ -36,7 +36,7 @@ def attention_shares(answerer: Answerer, answers: Sequence[ScoredAnswer], pictur
     `pictures` are those that the answers were given about. Raises RecordError for a picture that broke meanwhile.
     """
     backbone, model = answerer.backbone, bare_model(answerer.policy)
-    examples = [_example(answerer, one, pictures) for one in answers]
+    examples = [encode_answer(backbone, one.prompt, one.answer.token_ids, pictures) for one in answers]
     asked = zip(answers, examples, strict=True)
     coverages = [_coverages(answerer, one.prompt, example, pictures) for one, example in asked]
     device = next(model.parameters()).device
@@ -58,12 +58,6 @@ def attention_shares(answerer: Answerer, answers: Sequence[ScoredAnswer], pictur
         Shares(shares=_of_last(summed[number, width - one.shape[1] :]), even=_of_last(one.sum(0)))
         for number, one in enumerate(coverages)
     ]
-
-
-def _example(answerer: Answerer, scored: ScoredAnswer, pictures: Pictures) -> Example:
-    question = encode_question(answerer.backbone, scored.prompt, pictures)
-    response = Response(token_ids=torch.tensor(scored.answer.token_ids))
-    return Example(id=scored.prompt.id, prompt=question.prompt, pixels=question.pixels, responses=[response])
 
 
 def _coverages(answerer: Answerer, prompt: Prompt, example: Example, pictures: Pictures) -> Tensor:

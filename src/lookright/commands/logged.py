@@ -134,14 +134,13 @@ def _example(answerer: Answerer, record: Preference, pictures: Pictures, numbers
         regions=record.regions,
     )
     (item,) = answerer.answer([prompt], pictures)
-    answer = item.answer.text
     return LoggedExample(
         id=record.id,
         format=prompt.format,
         question=record.prompt,
         chosen=record.chosen,
         rejected=record.rejected,
-        answer=answer,
-        image=heat_strip(record, pictures, attention_heat(answerer, prompt, answer, pictures)),
+        answer=item.answer.text,
+        image=heat_strip(record, pictures, attention_heat(answerer, prompt, item.answer.token_ids, pictures)),
         numbers={name: numbers.get(name) for name in NUMBERS},
     )

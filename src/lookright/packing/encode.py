@@ -44,9 +44,12 @@ def encode_preference(backbone: Backbone, record: Preference, pictures: Pictures
     return _conversations(backbone, record, (record.chosen, *record.rejected), pictures)
 
 
-def encode_answer(backbone: Backbone, record: Prompt, answer: str, pictures: Pictures) -> Example:
-    """A prompt with one given answer for a teacher-forced pass."""
-    return _conversations(backbone, record, (answer,), pictures)
+def encode_answer(backbone: Backbone, record: Prompt, answer: str | Sequence[int], pictures: Pictures) -> Example:
+    """A prompt with one given answer for a teacher-forced pass: a text, or the tokens that were generated."""
+    if isinstance(answer, str):
+        return _conversations(backbone, record, (answer,), pictures)
+    question = encode_question(backbone, record, pictures)
+    return _example(record, question, [Response(token_ids=torch.tensor(answer))])
 
 
 def encode_question(backbone: Backbone, record: Preference | Prompt, pictures: Pictures) -> DecoderInput:
