@@ -1,7 +1,5 @@
 """Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
 
-import math
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -14,6 +12,7 @@ from torch import nn
 
 from lookright.answering.decoder import Answer, Decoder
 from lookright.answering.noise import TargetNoise
+from lookright.answering.scoring import number_or_none, perplexity
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
@@ -111,12 +110,6 @@ class NoisyPictures:
     def open(self, name: str) -> Image.Image:
         """The picture as the model is to see it."""
         return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
-
-
-def _perplexity(logps: float, num_tokens: int) -> float:
-    """Of an answer's summed nats; the largest float64 where it is beyond that."""
-    nats = -logps / num_tokens
-    return sys.float_info.max if 709 < nats < math.inf else math.exp(nats) if nats <= 709 else nats
 
 
 def _refuse(prompt: Prompt, error: RecordError) -> None:
@@ -219,19 +212,14 @@ class Answerer:
                 ScoredAnswer(
                     prompt=prompt,
                     answer=answer,
-                    attention_ratio=_known(ratios[response]),
-                    even_ratio=_known(batch.even_ratio[index]),
+                    attention_ratio=number_or_none(ratios[response]),
+                    even_ratio=number_or_none(batch.even_ratio[index]),
                     scaled_ratio=None if answer.scaled_ratios is None else answer.scaled_ratios[self.ratio_layer],
-                    perplexity=_perplexity(float(output.logps[response]), int(output.num_tokens[response])),
+                    perplexity=perplexity(float(output.logps[response]), int(output.num_tokens[response])),
                     noise=None if self.noise is None else self.noise.describe(prompt),
                 )
                 for answer, response in zip(own, responses, strict=False)
             ]
-
-
-def _known(value: torch.Tensor) -> float | None:
-    """A number, None for NaN."""
-    return None if value.isnan() else float(value)
 
 
 def check_answering(problems: Problems, backbone: Backbone | None, decoder: Decoder | None) -> int:

@@ -1,6 +1,7 @@
 """Answers scored as `Answerer` scores them, with the share of the attention that each picture got."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,17 @@ class Scored:
     attention_ratio: float | None
     even_ratio: float | None
     perplexity: float
+
+
+def perplexity(logps: float, num_tokens: int) -> float:
+    """Of an answer's summed nats; the largest float64 where it is beyond that."""
+    nats = -logps / num_tokens
+    return sys.float_info.max if 709 < nats < math.inf else math.exp(nats) if nats <= 709 else nats
+
+
+def number_or_none(value: Tensor) -> float | None:
+    """A number, None for NaN."""
+    return None if value.isnan() else float(value)
 
 
 def picture_coverage(backbone: Backbone, question: DecoderInput, sizes: Sequence[Size]) -> Tensor:
@@ -80,9 +92,9 @@ def score_answers(
         scored[prompt].append(
             Scored(
                 attention=attention[number, :num_pictures].tolist() if num_pictures else None,
-                attention_ratio=_known(ratios[number]),
-                even_ratio=_known(batch.even_ratio[prompt]),
-                perplexity=math.exp(-float(logps[number]) / int(batch.scored.counts()[number])),
+                attention_ratio=number_or_none(ratios[number]),
+                even_ratio=number_or_none(batch.even_ratio[prompt]),
+                perplexity=perplexity(float(logps[number]), int(batch.scored.counts()[number])),
             )
         )
     return scored
@@ -108,8 +120,3 @@ def _columns(examples: Sequence[Example], coverages: Sequence[Tensor]) -> Tensor
         for example, coverage in zip(examples, coverages, strict=True)
     ]
     return torch.cat(padded)
-
-
-def _known(value: Tensor) -> float | None:
-    """A number, None for NaN."""
-    return None if value.isnan() else float(value)
