@@ -1,5 +1,6 @@
 """What the server answers: as `infer.py` answers, whatever waits beside it, in the shape of OpenAI's API."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -25,7 +26,9 @@ from lookright.backbones.loading import load_policy
 from lookright.composing.asked import asked_prompt
 from lookright.composing.formats.sequence import labelled_pictures
 from lookright.records.held_pictures import HeldPictures
+from lookright.serve import app, replies
 from lookright.serve.models import Models
+from lookright.serve.replies import heat
 from tests.serve.conftest import TOKENS, Live, said, served, shown
 
 ASSETS = Path(lookright.__file__).parent / "backbones" / "assets"
@@ -369,3 +372,50 @@ def test_openai_client(live: Live, pictures: list[Image.Image]) -> None:
                 {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/a.png"}}]}
             ],
         )
+
+
+def test_a_decoder_of_ones_own_answers_unless_a_request_says_another(
+    models: Models, pictures: list[Image.Image]
+) -> None:
+    class Short(Decoder):
+        """Ends every answer at its second token."""
+
+        def generate_options(self, backbone: Any, state: Any) -> dict[str, Any]:
+            length = state.input_ids.shape[1] + 2
+            return {"stopping_criteria": [lambda ids, scores: torch.full((len(ids),), ids.shape[1] >= length)]}
+
+    content = [shown(pictures[0]), said("what is it?")]
+    with served(models, decoder=Short(max_new_tokens=TOKENS)) as server:
+        own, plain = (server.told(content, lookright={"decode": name})["usage"] for name in (None, "greedy"))
+    assert (own["completion_tokens"], plain["completion_tokens"]) == (2, TOKENS)
+
+
+def test_a_look_at_an_answer_without_words(live: Live, pictures: list[Image.Image]) -> None:
+    messages = [{"role": "user", "content": [shown(pictures[0]), said("what is it?")]}]
+    body = {"model": "base", "messages": messages, "answer": ""}
+    whole = live.client.post("/lookright/look", json=body).json()
+    assert whole["shape"][1] == len(whole["tokens"]) and set(whole["tokens"]) == {""}
+    assert live.client.post("/lookright/look", json=body | {"token": 0}).json()["shape"] == [6, 4, 9]
+    for options in ({"heat": True}, {"decode": "adaptive"}, {"target": 0}):
+        refused = live.client.post("/lookright/look", json=body | {"lookright": options})
+        assert refused.status_code == 400 and refused.json()["error"]["message"].endswith("valid: style")
+
+
+def test_heat_is_written_beside_the_loop_that_serves_others(
+    live: Live, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens take long to spell in a long answer."""
+    written = []
+
+    def spied(*arguments: Any) -> dict[str, Any]:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        written.append(True)
+        return heat(*arguments)
+
+    for module in (app, replies):
+        monkeypatch.setattr(module, "heat", spied)
+    messages = [{"role": "user", "content": [shown(pictures[0]), said("what is it?")]}]
+    live.chat({"messages": messages, "lookright": {"heat": True}}).raise_for_status()
+    live.client.post("/lookright/look", json={"messages": messages, "answer": "red"}).raise_for_status()
+    assert len(written) == 2

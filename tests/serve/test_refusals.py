@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import copy
+import dataclasses
 import json
 import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +20,14 @@ from PIL import Image
 
 from lookright.answering.decoder import Decoder
 from lookright.common.pictures import FORMATS
+from lookright.composing.asked import asked_prompt
 from lookright.errors import ConfigError
+from lookright.records.held_pictures import HeldPictures
+from lookright.serve.app import Parts, Server
+from lookright.serve.engine import Engine
+from lookright.serve.jobs import Decoding, Job
 from lookright.serve.models import Models, adapter_folders
+from lookright.serve.refusals import Refusal
 from lookright.serve.settings import Limits, check_style
 from tests.serve.conftest import Live, address_of, said, served, shown
 
@@ -329,6 +336,45 @@ def test_who_leaves_frees_the_place(stream: bool, models: Models) -> None:
         live.gate.set()
         until(lambda: live.engine.num_inside == 0)
         assert live.ask("what is it?").status_code == 200
+
+
+def waiting_job(models: Models, seconds: float = 60.0) -> tuple[Engine, Job]:
+    """An engine that was never started, and a job for it."""
+    engine = Engine(models=models, decoder=Decoder(), ratio_layer=1)
+    pictures = HeldPictures([Image.new("RGB", (20, 16))])
+    question = engine.question(asked_prompt(pictures, "what is it?"), pictures)
+    deadline = time.monotonic() + seconds
+    return engine, Job(model="base", question=question, decoding=Decoding(decode="greedy"), tokens=4, deadline=deadline)
+
+
+def test_who_leaves_while_the_server_stops(models: Models) -> None:
+    """The queue changes while its jobs are refused."""
+    engine, first = waiting_job(models)
+    second, third = (dataclasses.replace(first, future=Future()) for _ in range(2))
+    for job in (first, second, third):
+        engine.submit(job)
+    first.future.add_done_callback(lambda _: engine.cancel(second))
+    engine.stop()
+    for job in (first, second, third):
+        with pytest.raises(Refusal, match="the server is stopping"):
+            job.future.result(timeout=0)
+
+
+def test_time_that_is_over_while_a_part_is_sent(models: Models) -> None:
+    """A client that reads slowly is told, and its sender is not interrupted."""
+    engine, job = waiting_job(models, seconds=0.2)
+    server = Server(engine=engine, limits=Limits(seconds=1))
+
+    async def read() -> None:
+        parts = Parts()
+        parts.put_nowait((0, "red"))
+        async for item in server._streamed(job, parts):
+            assert item == (0, "red")
+            await asyncio.sleep(0.4)
+
+    with pytest.raises(Refusal, match="no answer within 1 s"):
+        asyncio.run(read())
+    assert job.cancelled
 
 
 def test_a_body_that_does_not_come(models: Models) -> None:

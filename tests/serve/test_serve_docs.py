@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lookright.serve.chat import Chat, LookOptions
+from lookright.serve.chat import Chat, ChatOptions
 from tests.serve.conftest import Live
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -31,5 +31,5 @@ def test_the_example_runs(
 
 
 def test_every_field_is_told() -> None:
-    for name in {*Chat.model_fields, *LookOptions.model_fields}:
+    for name in {*Chat.model_fields, *ChatOptions.model_fields}:
         assert f"`{name}`" in PAGE, name

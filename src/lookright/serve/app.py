@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lookright.answering.adaptive import AdaptiveDecoder
 from lookright.errors import LookRightError, RecordError
 from lookright.reports.heat import ANCHORS, LOWEST_PEAK
 from lookright.serve.chat import Chat, LookAsked, parse_chat, parse_look
@@ -42,11 +41,15 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 FILES = {
     "/": ("index.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
+
+Parts = asyncio.Queue[tuple[int, str] | None]
+"""Parts of a streamed text with the number of their answer; None is its end."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +86,6 @@ class Server:
                 "models": self._names,
                 "pictures": self.limits.pictures,
                 "bytes": self.limits.bytes,
-                "num_layers": self.engine.backbone.num_layers,
                 "colours": ANCHORS.tolist(),
                 "lowest_peak": LOWEST_PEAK,
             }
@@ -97,9 +99,9 @@ class Server:
             chat = parse_chat(await self._body(request))
             job = await self._in_thread(partial(self._job, chat, deadline))
             if not chat.stream:
-                return JSONResponse(
-                    completion(job, await self._answered(request, job, place), self.engine.backbone), headers=NO_STORE
-                )
+                spoken = await self._answered(request, job, place)
+                told = await self._in_thread(partial(completion, job, spoken, self.engine.backbone))
+                return JSONResponse(told, headers=NO_STORE)
             include_usage = chat.stream_options is not None and bool(chat.stream_options.include_usage)
             parts = _listen(job)
             place.hand_on(job)
@@ -116,7 +118,8 @@ class Server:
             asked = parse_look(await self._body(request))
             job = await self._in_thread(partial(self._look_job, asked, deadline))
             token_ids, found = await self._answered(request, job, place)
-            return JSONResponse(heat(found, token_ids, job.question.sizes, self.engine.backbone), headers=NO_STORE)
+            told = await self._in_thread(partial(heat, found, token_ids, job.question.sizes, self.engine.backbone))
+            return JSONResponse(told, headers=NO_STORE)
         finally:
             place.leave_unless_handed_on()
 
@@ -158,9 +161,8 @@ class Server:
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await to_thread.run_sync(work, limiter=self._preparing)
 
-    def _question(self, asked: Chat | LookAsked) -> Question:
-        options = asked.lookright
-        read = read_messages(asked.messages, options.style or self.style, options.target, self.limits)
+    def _question(self, asked: Chat | LookAsked, target: int | None = None) -> Question:
+        read = read_messages(asked.messages, asked.lookright.style or self.style, target, self.limits)
         try:
             return self.engine.question(read.prompt, read.pictures)
         except RecordError as error:
@@ -173,7 +175,7 @@ class Server:
         if num_answers > self.limits.answers:
             raise Refusal(f"n={num_answers}, at most {self.limits.answers} answers are given", param="n")
         decoding = self._decoding(chat)
-        question = self._question(chat)
+        question = self._question(chat, chat.lookright.target)
         room = self.engine.backbone.max_length - question.num_tokens
         if room < 1:
             raise Refusal(
@@ -192,19 +194,18 @@ class Server:
             stops=chat.stops,
             num_answers=num_answers,
             ratio=self.ratio if chat.lookright.ratio is None else chat.lookright.ratio,
-            heat=chat.lookright.heat and bool(question.sizes),
+            heat=bool(chat.lookright.heat and question.sizes),
         )
 
     def _decoding(self, chat: Chat) -> Decoding:
         decoder = self.engine.decoder
-        own = "adaptive" if isinstance(decoder, AdaptiveDecoder) else "greedy"
         temperature, top_p = chat.temperature, chat.top_p
         if temperature is None and decoder.sampling is not None:
             temperature = decoder.sampling.temperature
             top_p = decoder.sampling.top_p if top_p is None else top_p
         drawn = bool(temperature)
         return Decoding(
-            decode=chat.lookright.decode or own,
+            decode=chat.lookright.decode or self.engine.own_decode,
             temperature=temperature if drawn else None,
             top_p=(1.0 if top_p is None else top_p) if drawn else 1.0,
             seed=chat.seed if drawn else None,
@@ -216,8 +217,9 @@ class Server:
         if not question.sizes:
             raise Refusal("there is no picture to look at; send one", param="messages")
         length = question.num_tokens + len(self.engine.backbone.text_tokenizer.encode(asked.answer))
-        if length >= self.engine.backbone.max_length:
-            raise Refusal(f"prompt and answer have {length} tokens, too many", param="answer")
+        most = self.engine.backbone.max_length
+        if length >= most:
+            raise Refusal(f"prompt and answer have {length} tokens, fewer than {most} fit; shorten it", param="answer")
         return LookJob(model=model, question=question, answer=asked.answer, token=asked.token, deadline=deadline)
 
     # ---- a job until it is answered ----
@@ -241,12 +243,16 @@ class Server:
                 self.engine.cancel(job)
                 result.add_done_callback(_looked_at)
 
-    async def _streamed(self, job: Job, parts: "Parts") -> AsyncIterator[tuple[int, str] | list[Spoken]]:
+    async def _streamed(self, job: Job, parts: Parts) -> AsyncIterator[tuple[int, str] | list[Spoken]]:
         """Parts of the text with the number of their answer, and last all answers. Raises Refusal."""
         try:
-            async with asyncio.timeout(job.deadline - time.monotonic()):
-                while (part := await parts.get()) is not None:
-                    yield part
+            while True:
+                # not around the yield: the timer would go off in whoever sends
+                async with asyncio.timeout(job.deadline - time.monotonic()):
+                    part = await parts.get()
+                if part is None:
+                    break
+                yield part
             yield job.future.result()
         except TimeoutError as error:
             raise too_late(self.limits.seconds) from error
@@ -275,12 +281,6 @@ class Server:
         except Refusal as refusal:
             yield _event(refusal.body())
         yield "data: [DONE]\n\n"
-
-
-NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-Parts = asyncio.Queue[tuple[int, str] | None]
 
 
 class _Place:

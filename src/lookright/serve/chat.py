@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lookright.serve.refusals import Refusal
 
 T = TypeVar("T", bound=BaseModel)
+Style = Literal["auto", "labelled", "interleaved"]
 
 IGNORED = {
     "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key",
@@ -29,15 +30,22 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class LookOptions(BaseModel):
-    """The field `lookright` of a request, see docs/serve.md."""
+class ChatOptions(BaseModel):
+    """The field `lookright` of a chat request, see docs/serve.md."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     decode: Literal["greedy", "adaptive"] | None = None
-    style: Literal["auto", "labelled", "interleaved"] | None = None
+    style: Style | None = None
     target: int | None = Field(default=None, ge=0)
     ratio: bool | None = None
-    heat: bool = False
+    heat: bool | None = None
+
+
+class LookOptions(BaseModel):
+    """The field `lookright` of a request for a look."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    style: Style | None = None
 
 
 class Chat(BaseModel):
@@ -55,7 +63,7 @@ class Chat(BaseModel):
     n: int | None = Field(default=None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    lookright: LookOptions = LookOptions()
+    lookright: ChatOptions = ChatOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -74,7 +82,7 @@ class LookAsked(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     model: str | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
-    answer: str = Field(min_length=1, max_length=20000)
+    answer: str = Field(max_length=20000)
     token: int | None = Field(default=None, ge=0)
     lookright: LookOptions = LookOptions()
 
@@ -127,7 +135,8 @@ def _told(fault: Any, kind: type[BaseModel]) -> Refusal:
     field = places[0][:80] if places else "body"
     if fault["type"] == "extra_forbidden":
         name = ".".join(places)[:80]
-        valid = LookOptions.model_fields if len(places) > 1 else kind.model_fields
+        holder: Any = kind if len(places) == 1 else kind.model_fields[places[0]].annotation
+        valid = holder.model_fields
         return Refusal(
             f"{name!r} is not a field that is known here; valid: {', '.join(valid)}", param=name, code="unknown_field"
         )

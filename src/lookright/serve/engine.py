@@ -56,6 +56,11 @@ class Engine:
         return self.models.backbone
 
     @property
+    def own_decode(self) -> str:
+        """What `Decoding.decode` is for `decoder` itself."""
+        return next((name for name, kind in _DECODERS.items() if type(self.decoder) is kind), "own")
+
+    @property
     def num_inside(self) -> int:
         """Requests that have a place."""
         return self._run.inside
@@ -126,9 +131,11 @@ class Engine:
             self._run.changed.notify()
         if self._run.thread is not None:
             self._run.thread.join()
-        for job in self._run.waiting:
+        with self._run.changed:
+            left = list(self._run.waiting)
+            self._run.waiting.clear()
+        for job in left:
             job.future.set_exception(stopping())
-        self._run.waiting.clear()
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
@@ -211,12 +218,7 @@ class Engine:
         return decoder.answer(self.backbone, policy, inputs, [watch])
 
     def _decoder(self, decoding: Decoding, tokens: int) -> Decoder:
-        adaptive = isinstance(self.decoder, AdaptiveDecoder)
-        decoder = copy.copy(self.decoder)
-        if decoding.decode == "adaptive" and not adaptive:
-            decoder = AdaptiveDecoder()
-        elif decoding.decode == "greedy" and adaptive:
-            decoder = Decoder()
+        decoder = copy.copy(self.decoder) if decoding.decode == self.own_decode else _DECODERS[decoding.decode]()
         decoder.max_new_tokens = tokens
         decoder.sampling = None
         if decoding.temperature is not None:
@@ -254,6 +256,10 @@ class Engine:
         bands = layer_bands(self.backbone.num_layers, self.ratio_layer)
         question = job.question
         return look(self.backbone, bare_model(policy), question.input, question.sizes, spoken.token_ids, bands)
+
+
+_DECODERS: dict[str, type[Decoder]] = {"greedy": Decoder, "adaptive": AdaptiveDecoder}
+"""What a request may ask for by name."""
 
 
 class _Run:

@@ -22,7 +22,10 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Decoding:
-    """How tokens are chosen: `decode` greedy or adaptive; drawn where `temperature` is given."""
+    """How tokens are chosen: `decode` greedy, adaptive, or own, by a decoder of the server's that is neither.
+
+    They are drawn where `temperature` is given.
+    """
 
     decode: str
     temperature: float | None = None

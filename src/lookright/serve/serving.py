@@ -25,7 +25,7 @@ from lookright.serve.models import Models, adapter_folders
 from lookright.serve.settings import Limits, check_style
 
 LAST_SECONDS = 10
-"""How long open requests may take once the server is told to stop."""
+"""How long answers that are there may take to be sent once the server stops."""
 
 
 def serve(config: DictConfig) -> None:
