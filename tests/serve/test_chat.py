@@ -309,6 +309,29 @@ def test_looks_by_token_band_and_head(live: Live, weights: LlavaBackbone, pictur
     assert (read_maps(by_head).mean(1) - read_maps(whole)[:, 1]).abs().max() < 0.01
     late = live.client.post("/lookright/look", json=body | {"token": 99})
     assert late.status_code == 400 and "0-based" in late.json()["error"]["message"]
+    assert late.json()["error"]["param"] == "token"
+
+
+def test_looks_by_the_tokens_that_came(live: Live, pictures: list[Image.Image]) -> None:
+    """Tokens that are half a character are others once their text is read again."""
+    messages = [{"role": "user", "content": [*map(shown, pictures), said("In Image3, what is it?")]}]
+    body = {"model": "base", "messages": messages}
+    told = live.chat(body | {"lookright": {"heat": True}, "temperature": 2.0, "seed": 1}).json()["choices"][0]
+    heat = told["lookright"]["heat"]
+    given = {"token_ids": heat["token_ids"]}
+    assert live.client.post("/lookright/look", json=body | given).json() == heat
+    as_text = live.client.post("/lookright/look", json=body | {"answer": told["message"]["content"]}).json()
+    assert as_text["token_ids"] != heat["token_ids"]
+    last = live.client.post("/lookright/look", json=body | given | {"token": len(heat["token_ids"]) - 1}).json()
+    assert (read_maps(last).mean(1) - read_maps(heat)[:, -1]).abs().max() < 0.01
+    for wrong, words in (
+        ({"token_ids": [-1]}, "token_ids are from 0 to"),
+        ({"token_ids": [10**6]}, "token_ids are from 0 to"),
+        (given | {"answer": "red"}, "either answer or token_ids"),
+        ({}, "either answer or token_ids"),
+    ):
+        refused = live.client.post("/lookright/look", json=body | wrong)
+        assert refused.status_code == 400 and words in refused.json()["error"]["message"]
 
 
 def read_maps(heat: dict[str, Any]) -> torch.Tensor:

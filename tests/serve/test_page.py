@@ -10,6 +10,7 @@ from PIL import Image
 
 from lookright.reports.heat import heat_levels
 from lookright.serve.models import Models
+from lookright.serve.settings import Limits
 from lookright.types import Footprint
 from tests.serve.conftest import Live, served
 
@@ -184,6 +185,58 @@ def test_pictures_are_pasted_dropped_and_removed(live: Live, open_page: Any, fil
     assert "No more than 5" in page.inner_text("#status")
     page.click("#pictures li:nth-child(1) .remove")
     assert len(page.query_selector_all("#pictures li")) == 4
+
+
+@needs_browser
+def test_a_head_that_was_refused_is_asked_again(live: Live, open_page: Any, files: list[str]) -> None:
+    page = open_page(live.address)
+    answered(page, files)
+    busy = {"error": {"message": "too many are here"}}
+    page.route("**/lookright/look", lambda route: route.fulfill(status=429, json=busy))
+    page.select_option("#head", "1")
+    page.wait_for_selector("#status.bad:has-text('Too many are here.')")
+    assert page.inner_text(".card .note >> nth=0") == ""
+    page.unroute("**/lookright/look")
+    page.click(".card .said button.whole >> nth=0")
+    page.wait_for_selector(".card:first-child .note:has-text('Brightest')")
+    assert page.inner_text("#status") == ""
+    open_page.told[:] = [text for text in open_page.told if "429" not in text]
+
+
+@needs_browser
+def test_a_long_answer_says_how_much_of_it_a_head_tells(live: Live, open_page: Any, files: list[str]) -> None:
+    page = open_page(live.address)
+    answered(page, files[:1], None)
+    assert page.evaluate("state.results[0].look.tokens.length") > 16
+    assert page.inner_text(".card .note >> nth=0").startswith("Looking for the whole answer. Brightest")
+    page.select_option("#head", "0")
+    page.wait_for_selector(".card:first-child .note:has-text('the whole answer, its first 16 tokens. Brightest')")
+
+
+@needs_browser
+def test_the_keyboard_stays_where_it_was(live: Live, open_page: Any, files: list[str]) -> None:
+    page = open_page(live.address)
+    page.set_input_files("#files", files)
+    page.wait_for_selector("#pictures li:nth-child(3)")
+    focused = "document.activeElement.textContent || document.activeElement.id"
+    page.press("#targets button:nth-of-type(2)", "Enter")
+    assert page.evaluate(focused) == "Image2"
+    for left in ("Remove Image2", "Remove the picture"):
+        page.press("#pictures li:last-child .remove", "Enter")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == left
+    page.press("#pictures .remove", "Enter")
+    assert page.evaluate(focused) == "files"
+
+
+@needs_browser
+def test_no_more_pictures_than_the_server_takes(models: Models, open_page: Any, files: list[str]) -> None:
+    with served(models, Limits(pictures=2, seconds=60)) as live:
+        page = open_page(live.address)
+        page.wait_for_selector("#models input")
+        page.set_input_files("#files", files)
+        page.wait_for_selector("#status.bad:has-text('No more than 2 pictures.')")
+        assert page.is_hidden("#drop") and len(page.query_selector_all("#pictures li")) == 2
+        page.close()
 
 
 def test_the_page_is_all_of_the_package(live: Live) -> None:

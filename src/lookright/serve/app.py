@@ -43,9 +43,10 @@ PAGE_HEADERS = {
 }
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/page.css": ("page.css", "text/css"),
+    "/": ("serve/page/index.html", "text/html"),
+    "/page.js": ("serve/page/page.js", "text/javascript"),
+    "/page.css": ("serve/page/page.css", "text/css"),
+    "/style.css": ("reports/style.css", "text/css"),
 }
 
 Parts = asyncio.Queue[tuple[int, str] | None]
@@ -216,11 +217,14 @@ class Server:
         question = self._question(asked)
         if not question.sizes:
             raise Refusal("there is no picture to look at; send one", param="messages")
-        length = question.num_tokens + len(self.engine.backbone.text_tokenizer.encode(asked.answer))
-        most = self.engine.backbone.max_length
+        answer, backbone = asked.said, self.engine.backbone
+        length = question.num_tokens + len(
+            backbone.text_tokenizer.encode(answer) if isinstance(answer, str) else answer
+        )
+        most = backbone.max_length
         if length >= most:
             raise Refusal(f"prompt and answer have {length} tokens, fewer than {most} fit; shorten it", param="answer")
-        return LookJob(model=model, question=question, answer=asked.answer, token=asked.token, deadline=deadline)
+        return LookJob(model=model, question=question, answer=answer, token=asked.token, deadline=deadline)
 
     # ---- a job until it is answered ----
 
@@ -313,7 +317,6 @@ def application(server: Server, api_key: str | None, allowed_hosts: list[str]) -
         Route("/lookright/info", server.info),
         Route("/lookright/look", server.look, methods=["POST"]),
         *(Route(path, partial(_page, path)) for path in FILES),
-        Route("/style.css", _style),
     ]
     return Starlette(
         routes=routes,
@@ -329,20 +332,13 @@ def application(server: Server, api_key: str | None, allowed_hosts: list[str]) -
 
 @cache
 def _file(name: str) -> str:
-    return resources.files("lookright.serve").joinpath("page", name).read_text("utf-8")
+    return resources.files("lookright").joinpath(name).read_text("utf-8")
 
 
 async def _page(path: str, request: Request) -> Response:
     del request
     name, kind = FILES[path]
     return Response(_file(name), media_type=kind, headers=PAGE_HEADERS)
-
-
-async def _style(request: Request) -> Response:
-    """The style of the report pages."""
-    del request
-    text = resources.files("lookright.reports").joinpath("style.css").read_text("utf-8")
-    return Response(text, media_type="text/css", headers=PAGE_HEADERS)
 
 
 def _listen(job: Job) -> Parts:

@@ -77,14 +77,25 @@ class Chat(BaseModel):
 
 
 class LookAsked(BaseModel):
-    """The body of `POST /lookright/look`: a question, its answer, and the token whose heads are wanted."""
+    """The body of `POST /lookright/look`: a question, its answer, and the token whose heads are wanted.
+
+    The answer is a text, or the tokens that were generated, which a text need not give again.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
     model: str | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
-    answer: str = Field(max_length=20000)
+    answer: str | None = Field(default=None, max_length=20000)
+    token_ids: list[int] | None = Field(default=None, min_length=1, max_length=20000)
     token: int | None = Field(default=None, ge=0)
     lookright: LookOptions = LookOptions()
+
+    @property
+    def said(self) -> str | list[int]:
+        """The answer as it came."""
+        said = self.answer if self.token_ids is None else self.token_ids
+        assert said is not None, "`parse_look` refuses neither"
+        return said
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -117,7 +128,10 @@ def parse_chat(body: bytes) -> Chat:
 
 def parse_look(body: bytes) -> LookAsked:
     """A request for a look. Raises Refusal with one sentence."""
-    return _validated(LookAsked, parse_json(body))
+    asked = _validated(LookAsked, parse_json(body))
+    if (asked.answer is None) == (asked.token_ids is None):
+        raise Refusal("send either answer or token_ids", param="answer")
+    return asked
 
 
 def _validated(kind: type[T], data: dict[str, Any]) -> T:

@@ -148,7 +148,7 @@ class Engine:
             try:
                 self._answer(live)
             except LookRightError as error:
-                _refuse(live, Refusal(str(error)))
+                _refuse(live, error if isinstance(error, Refusal) else Refusal(str(error)))
             except Exception:
                 # one request that no check foresaw must not end the server
                 traceback.print_exc(file=sys.stderr)
@@ -243,14 +243,19 @@ class Engine:
 
     def _look(self, policy: nn.Module, job: LookJob) -> tuple[list[int], Look]:
         """The tokens of a given answer, and where the model looks for them."""
-        asked, sizes = job.question.prompt, job.question.sizes
-        prompt, (token_ids,) = self.backbone.encode_conversation(asked.prompt, [job.answer], sizes, history_of(asked))
-        question = replace(job.question.input, prompt=prompt)
-        if job.token is not None and job.token >= len(token_ids):
-            raise Refusal(f"token={job.token}: the answer has {len(token_ids)} tokens (0-based)", param="token")
+        model, question, sizes = bare_model(policy), job.question.input, job.question.sizes
+        if isinstance(job.answer, str):
+            asked = job.question.prompt
+            found = self.backbone.encode_conversation(asked.prompt, [job.answer], sizes, history_of(asked))
+            question, ids = replace(question, prompt=found[0]), found[1][0].tolist()
+        else:
+            ids, known = job.answer, len(model.get_input_embeddings().weight)
+            if not all(0 <= token < known for token in ids):
+                raise Refusal(f"token_ids are from 0 to {known - 1}", param="token_ids")
+        if job.token is not None and job.token >= len(ids):
+            raise Refusal(f"token={job.token}: the answer has {len(ids)} tokens (0-based)", param="token")
         bands = layer_bands(self.backbone.num_layers, self.ratio_layer)
-        ids = token_ids.tolist()
-        return ids, look(self.backbone, bare_model(policy), question, sizes, ids, bands, job.token)
+        return ids, look(self.backbone, model, question, sizes, ids, bands, job.token)
 
     def _look_at(self, policy: nn.Module, job: Job, spoken: Spoken) -> Look:
         bands = layer_bands(self.backbone.num_layers, self.ratio_layer)

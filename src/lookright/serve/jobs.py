@@ -102,11 +102,11 @@ class Job:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class LookJob:
-    """A look at a given answer; `token` as in `answering.look.look`."""
+    """A look at a given answer, a text or its tokens; `token` as in `answering.look.look`."""
 
     model: str
     question: Question
-    answer: str
+    answer: str | list[int]
     token: int | None
     deadline: float
     cancelled: bool = False

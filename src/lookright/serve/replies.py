@@ -65,11 +65,12 @@ def heat(look: Look, token_ids: Sequence[int], sizes: Sequence[Size], backbone: 
     """A look as JSON: `maps` is base64 of uint8[bands, rows, K], each row in units of its own peak / 255.
 
     `boxes` of a picture: for each of its tokens left, top, right and bottom in shares of the picture, and the share of
-    the token's own area that this is. `tokens`: what each token added to the answer's text.
+    the token's own area that this is. `tokens`: what each of the `token_ids` added to the answer's text.
     """
     peaks = look.values.amax(-1, keepdim=True).clamp(min=1e-12)
     levels = (look.values / peaks * 255).round().byte()
     return {
+        "token_ids": list(token_ids),
         "tokens": _pieces(token_ids, backbone),
         "num_heads": backbone_heads(backbone),
         "bands": [{"name": band.name, "layers": [band.first, band.last]} for band in look.bands],

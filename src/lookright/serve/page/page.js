@@ -1,7 +1,7 @@
 "use strict";
 // The page of lookright.serve: it asks the server beside it and draws what comes back. All text by textContent.
 
-const MOST = 5, LONGEST = 300, REDRAWN = 2560;
+const MOST = 5, LONGEST = 300, REDRAWN = 2560, TOKENS_BY_HEAD = 16;
 const PLAIN_KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 const $ = (id) => document.getElementById(id);
 const state = { info: null, pictures: [], target: null, results: [], asking: false };
@@ -22,6 +22,10 @@ function make(tag, options = {}, ...children) {
 function tell(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
+}
+
+function complain(error) {
+  tell(`${error.message[0].toUpperCase()}${error.message.slice(1)}.`.replace(/\.\.$/, "."), true);
 }
 
 // ---- the server ----
@@ -56,6 +60,7 @@ async function learn() {
   }
   const stops = state.info.colours.map((colour) => `rgb(${colour.join(" ")})`);
   $("scale").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  showPictures();
 }
 
 function chosenModels() {
@@ -65,10 +70,14 @@ function chosenModels() {
 
 // ---- pictures ----
 
+function mostPictures() {
+  return Math.min(MOST, state.info?.pictures ?? MOST);
+}
+
 async function take(files) {
   for (const file of files) {
-    if (state.pictures.length === MOST) {
-      tell(`No more than ${MOST} pictures.`, true);
+    if (state.pictures.length >= mostPictures()) {
+      tell(`No more than ${mostPictures()} pictures.`, true);
       break;
     }
     try {
@@ -118,22 +127,24 @@ function showPictures() {
       remove.onclick = () => {
         state.pictures.splice(number, 1);
         showPictures();
+        ($("pictures").querySelectorAll(".remove")[Math.min(number, state.pictures.length - 1)] ?? $("files")).focus();
       };
       const shown = make("img", { src: picture.url, alt: nameOf(number) });
       const classes = [number === state.target && count > 1 && "target"];
       return make("li", { classes }, shown, make("div", { classes: ["name"], text: nameOf(number) }), remove);
     }),
   );
-  $("drop").hidden = count === MOST;
+  $("drop").hidden = count >= mostPictures();
   $("targets").hidden = count < 2;
   const choices = [...state.pictures.map((_, number) => [number, nameOf(number)]), [null, "all of them"]];
   $("targets").replaceChildren(
     $("targets").querySelector("legend"),
-    ...choices.map(([number, text]) => {
+    ...choices.map(([number, text], place) => {
       const button = make("button", { type: "button", text, "aria-pressed": String(number === state.target) });
       button.onclick = () => {
         state.target = number;
         showPictures();
+        $("targets").querySelectorAll("button")[place].focus();
       };
       return button;
     }),
@@ -180,7 +191,7 @@ async function ask(event) {
     showResults();
     tell(`${models.length > 1 ? "Answers" : "An answer"} in ${((performance.now() - start) / 1000).toFixed(1)} s.`);
   } catch (error) {
-    tell(`${error.message[0].toUpperCase()}${error.message.slice(1)}.`.replace(/\.\.$/, "."), true);
+    complain(error);
   } finally {
     state.asking = false;
     $("send").disabled = false;
@@ -228,22 +239,27 @@ function meanOf(rows, size) {
   return mean;
 }
 
-/** Attention on each token of the pictures, for the word that is chosen, or all of the answer. */
+/** Tokens of the word that is chosen, or of all of the answer. */
+function tokensOf({ look, word, words }) {
+  const wanted = word === null ? look.tokens.map((_, number) => number) : words[word].tokens;
+  return wanted.filter((number) => number < look.numRows);
+}
+
+/** Attention that those tokens gave to each token of the pictures. */
 async function attentionOf(result) {
-  const { look } = result, band = Number($("band").value), head = $("head").value;
-  const wanted = result.word === null ? look.tokens.map((_, number) => number) : result.words[result.word].tokens;
-  const tokens = wanted.filter((number) => number < look.numRows);
+  const { look } = result, band = Number($("band").value), head = $("head").value, tokens = tokensOf(result);
   if (head === "") return meanOf(tokens.map((number) => look.row(band, number)), look.numKeys);
   // by head the server tells one token at a time
-  const some = tokens.slice(0, 16);
-  const looks = await Promise.all(some.map((token) => headsOf(result, token)));
+  const looks = await Promise.all(tokens.slice(0, TOKENS_BY_HEAD).map((token) => headsOf(result, token)));
   return meanOf(looks.map((one) => one.row(band, Number(head))), look.numKeys);
 }
 
 async function headsOf(result, token) {
   if (!result.heads.has(token)) {
-    const body = { model: result.model, messages: result.messages, answer: result.text, token };
-    result.heads.set(token, call("/lookright/look", body).then(readLook));
+    const body = { model: result.model, messages: result.messages, token_ids: result.look.token_ids, token };
+    const asked = call("/lookright/look", body).then(readLook);
+    asked.catch(() => result.heads.delete(token)); // so that the next click asks again
+    result.heads.set(token, asked);
   }
   return result.heads.get(token);
 }
@@ -358,7 +374,6 @@ function card(result) {
     const fill = make("div", { classes: ["fill", ...is] }), value = make("span", { classes: ["value", ...is] });
     result.fills.push([fill, value]);
     if (several) bars.append(make("span", { classes: is, text: name }), make("div", { classes: ["track"] }, fill), value);
-    result.canvases[number].setAttribute("aria-label", `Heat over ${name}`);
     maps.append(make("figure", { classes: is }, result.canvases[number], make("figcaption", { text: name })));
   });
   result.note = make("p", { classes: ["note"] });
@@ -376,30 +391,38 @@ function wordButton(result, text, number, kind) {
 }
 
 async function refresh(result) {
-  const turn = (result.turn = (result.turn ?? 0) + 1);
+  const turn = (result.turn = (result.turn ?? 0) + 1), byHead = $("head").value !== "";
+  if (byHead) {
+    result.note.textContent = "Looking …";
+    tell("");
+  }
   let values;
   try {
     values = await attentionOf(result);
   } catch (error) {
-    return tell(error.message, true);
+    result.note.textContent = "";
+    return complain(error);
   }
   if (turn !== result.turn) return; // another word was clicked meanwhile
   result.buttons.forEach((button, place) => {
     const own = place === result.words.length ? null : place;
     button.setAttribute("aria-pressed", String(own === result.word));
   });
-  const whole = result.word === null && $("head").value === "" && $("band").value === "0" && result.told.attention;
+  const whole = result.word === null && !byHead && $("band").value === "0" && result.told.attention;
   const shares = whole || sharesOf(result.look, values);
   shares.forEach((share, number) => {
     const [fill, value] = result.fills[number];
     fill.style.width = `${100 * share}%`;
     value.textContent = `${Math.round(100 * share)} %`;
+    const name = nameOf(number, shares.length);
+    result.canvases[number].setAttribute("aria-label", `Heat over ${name}: ${value.textContent} of the attention`);
   });
   const maps = levelsOf(result.look, values), peak = peakOf(maps);
   result.canvases.forEach((canvas, number) => draw(canvas, result.pictures[number].bitmap, maps[number], peak));
   const looked = result.word === null ? "the whole answer" : result.words[result.word].end ? "the end" : `“${result.words[result.word].text}”`;
   const cut = result.cut ? " The answer was cut at its longest." : "";
-  result.note.textContent = `Looking for ${looked}. Brightest: ${peak.toFixed(1)} times an even look.${cut}`;
+  const some = byHead && tokensOf(result).length > TOKENS_BY_HEAD ? `, its first ${TOKENS_BY_HEAD} tokens` : "";
+  result.note.textContent = `Looking for ${looked}${some}. Brightest: ${peak.toFixed(1)} times an even look.${cut}`;
 }
 
 // ---- wiring ----
@@ -411,10 +434,10 @@ $("files").onchange = (event) => {
 $("ask").onsubmit = ask;
 $("question").oninput = showAsked;
 $("question").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey) $("ask").requestSubmit(), event.preventDefault();
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) $("ask").requestSubmit(), event.preventDefault();
 };
 for (const id of ["band", "head"]) $(id).onchange = () => Promise.all(state.results.map(refresh));
-$("key").onchange = () => learn().then(() => tell("")).catch((error) => tell(error.message, true));
+$("key").onchange = () => learn().then(() => tell("")).catch(complain);
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
   if (files.length) take(files);
@@ -426,5 +449,5 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") take([...event.dataTransfer.files].filter((file) => file.type.startsWith("image/")));
   });
 }
-learn().catch((error) => tell(error.message, true));
+learn().catch(complain);
 showPictures();
