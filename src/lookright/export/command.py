@@ -22,7 +22,7 @@ from lookright.common.locks import locked
 from lookright.common.stopping import stoppable
 from lookright.config.check import Problems
 from lookright.config.made_by import made_by
-from lookright.config.runs import with_run
+from lookright.config.runs import NOTHING, read_config, with_run
 from lookright.errors import LookRightError
 from lookright.export.card import write_card
 from lookright.export.checks import check_adapter_weights, check_output, check_parts, check_zero, stored_dtype
@@ -53,7 +53,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             for file in folder.rglob("*.safetensors"):
                 # the library makes files that their owner alone may read
                 file.chmod(mode)
-            write_card(config, run, note, base_name(config), folder)
+            write_card(config, run, note, base_name(config, run), folder)
     print(f"wrote {output}")
     return note
 
@@ -204,11 +204,15 @@ def _made_beside(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def base_name(config: DictConfig) -> str:
-    """What the base is called: as `base` says, else the hub's name or the whole path of `backbone.path`."""
+def base_name(config: DictConfig, run: str | None = None) -> str:
+    """What the base is called: as `base` says, else the hub's name or the whole path of `backbone.path`.
+
+    Of a `run` that tuned all weights it is what the run began with.
+    """
     if config.base is not None:
         return str(config.base)
-    path = str(OmegaConf.select(config, "backbone.path"))
+    began = config if run is None or config.adapter is not None else read_config(run, "run", builds=NOTHING)
+    path = str(OmegaConf.select(began, "backbone.path"))
     return str(Path(path).absolute()) if Path(path).is_dir() else path
 
 
