@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lookright.common.formats import format_title
+from lookright.common.formats import SINGLE_IMAGE, format_title
 from lookright.common.jsonl import write_atomically
 from lookright.config.entry import ending
 from lookright.config.made_by import code_version, shown_path, today
@@ -121,12 +121,13 @@ def _paired(found: Difference, base: Estimate) -> dict[str, Any]:
 def markdown_text(comparison: Comparison, notes: Sequence[str]) -> str:
     """Return a table for each share that the runs tell: both values, difference, intervals, test."""
     lines = [*notes, ""]
-    head = ["", "questions", comparison.against, "run", "", "points", "95 %", "bootstrap 95 %", "gained, lost", "p",
+    head = ["", "questions", comparison.against, "run", "its value", "points", "95 %", "bootstrap 95 %", "gained, lost", "p",
             "questions for a point"]  # fmt: skip
     for measure in (one for one in comparison.metrics.measures if one.share):
         found = [
             _row(format_title(name), comparison.against, run, group, measure.key)
             for name, group in comparison.groups.items()
+            if not (measure.several and name == SINGLE_IMAGE)
             for run in group.differences.get(measure.key, {})
         ]
         if found:

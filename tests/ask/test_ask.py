@@ -15,6 +15,7 @@ from PIL import Image
 import lookright
 from lookright.ask.__main__ import question_of
 from lookright.ask.command import ask
+from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError, LookRightError
 from tests.examples import SIZES, noise
 
@@ -92,6 +93,16 @@ def test_several_answers_and_adaptive_decoding(
     config = composed("ask", images(files), "decode=adaptive", "decode.max_new_tokens=3")
     config.question = QUESTION
     assert ask(config)["answers"][0]["factor"] in (0.7, 2.0)
+
+
+def test_an_answer_without_words_is_told(
+    composed: Compose, files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(LlavaBackbone, "decode", lambda self, ids: "")
+    config = composed("ask", images(files), "decode.max_new_tokens=1")
+    config.question = QUESTION
+    assert ask(config)["answers"][0]["text"] == ""
+    assert capsys.readouterr().out.startswith("(no words)\n\nconfidence ")
 
 
 def test_a_question_is_an_argument_among_overrides() -> None:

@@ -46,6 +46,10 @@ def test_three_files_with_the_same_numbers(tmp_path: Path, capsys: pytest.Captur
     assert {one["source"] for one in rows} == {"", "clothes", "shapes"}
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "--draws 500 --seed 3" in text and "| +3 -1 | p = 0.625 |" in text
+    accuracy, *others = text.split("\n### ")[1:]
+    assert "| Single image |" in accuracy and "|  | questions | base | run | its value | points |" in accuracy
+    # of one image nothing is mixed up
+    assert len(others) == 2 and not any("Single image" in one for one in others)
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "bootstrap 50.0 to 50.0" in page.replace("+", "") and "a point takes" in page
     assert "comparison.html" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def _write_heat(folder: Path, replies: Sequence[Reply], side: int) -> list[list[
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     """For people: each answer with its numbers and a table of the images."""
     for answer in told["answers"]:
-        yield answer["text"]
+        yield answer["text"] or "(no words)"
         yield ""
         ratio = answer["attention_ratio"]
         looked = "" if ratio is None else f"; attention ratio {ratio:.2f}, of an even look {answer['even_ratio']:.2f}"
