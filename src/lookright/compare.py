@@ -121,8 +121,8 @@ def _paired(found: Difference, base: Estimate) -> dict[str, Any]:
 def markdown_text(comparison: Comparison, notes: Sequence[str]) -> str:
     """Return a table for each share that the runs tell: both values, difference, intervals, test."""
     lines = [*notes, ""]
-    head = ["", "questions", comparison.against, "run", "its value", "points", "95 %", "bootstrap 95 %", "gained, lost", "p",
-            "questions for a point"]  # fmt: skip
+    head = ["", "questions", comparison.against, "run", "its value", "points", "95 %", "bootstrap 95 %", "gained, lost",
+            "p", "questions for a point"]  # fmt: skip
     for measure in (one for one in comparison.metrics.measures if one.share):
         found = [
             _row(format_title(name), comparison.against, run, group, measure.key)
