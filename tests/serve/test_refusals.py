@@ -184,6 +184,13 @@ def test_bodies(live: Live) -> None:
     assert unknown.status_code == 404 and "valid: tuned, other, base" in told(unknown)
 
 
+@pytest.mark.parametrize("body", [{"messages": ["x"] * 60_000}, {f"field{n}": 1 for n in range(60_000)}])
+def test_bodies_of_many_small_values(body: dict[str, Any], live: Live) -> None:
+    """A sentence for each of them would take the server minutes."""
+    response = live.chat(body)
+    assert response.status_code == 413 and "more than 50000 values" in told(response)
+
+
 def test_limits(models: Models, picture: Callable[..., Image.Image]) -> None:
     limits = Limits(pictures=2, pixels=400, bytes=2000, body=20000, seconds=30)
     with served(models, limits) as live:

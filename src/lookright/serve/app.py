@@ -97,7 +97,7 @@ class Server:
         deadline = time.monotonic() + self.limits.seconds
         place = _Place(self.engine)
         try:
-            chat = parse_chat(await self._body(request))
+            chat = await self._in_thread(partial(parse_chat, await self._body(request)))
             job = await self._in_thread(partial(self._job, chat, deadline))
             if not chat.stream:
                 spoken = await self._answered(request, job, place)
@@ -116,7 +116,7 @@ class Server:
         deadline = time.monotonic() + self.limits.seconds
         place = _Place(self.engine)
         try:
-            asked = parse_look(await self._body(request))
+            asked = await self._in_thread(partial(parse_look, await self._body(request)))
             job = await self._in_thread(partial(self._look_job, asked, deadline))
             token_ids, found = await self._answered(request, job, place)
             told = await self._in_thread(partial(heat, found, token_ids, job.question.sizes, self.engine.backbone))

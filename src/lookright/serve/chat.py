@@ -23,6 +23,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields of OpenAI's that we do not have, and the values with which they ask for nothing."""
 
 
+MOST_VALUES = 50_000
+"""Keys and values of one body: an answer by its tokens, and many times what messages are made of."""
+
+
 class StreamOptions(BaseModel):
     """What a stream holds besides."""
 
@@ -106,7 +110,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise Refusal(f"the body is no JSON that can be read ({str(error)[:120]}); send one object") from error
     if not isinstance(data, dict):
         raise Refusal(f"the body is a JSON {type(data).__name__}; send one object")
-    _check_text(data)
+    _check_values(data)
     return data
 
 
@@ -163,11 +167,18 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _check_text(data: Any) -> None:
-    """Raise Refusal for half a surrogate pair, which is no text. Iterative: JSON may be deep."""
+def _check_values(data: Any) -> None:
+    """Raise Refusal for more than `MOST_VALUES`, and for half a surrogate pair, which is no text.
+
+    Iterative: JSON may be deep. Counted before fields are validated, where each wrong value takes long to be told.
+    """
     held: list[Any] = [data]
+    count = 0
     while held:
         value = held.pop()
+        count += 1
+        if count + len(held) > MOST_VALUES:
+            raise Refusal(f"the body holds more than {MOST_VALUES} values; send fewer", status=413)
         if isinstance(value, dict):
             held += [*value.keys(), *value.values()]
         elif isinstance(value, list):
