@@ -246,8 +246,9 @@ class Engine:
         model, question, sizes = bare_model(policy), job.question.input, job.question.sizes
         if isinstance(job.answer, str):
             asked = job.question.prompt
-            found = self.backbone.encode_conversation(asked.prompt, [job.answer], sizes, history_of(asked))
-            question, ids = replace(question, prompt=found[0]), found[1][0].tolist()
+            encode = self.backbone.encode_conversation
+            prompt, (token_ids,) = encode(asked.prompt, [job.answer], sizes, history_of(asked))
+            question, ids = replace(question, prompt=prompt), token_ids.tolist()
         else:
             ids, known = job.answer, len(model.get_input_embeddings().weight)
             if not all(0 <= token < known for token in ids):
