@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from lookright.answering.scoring import perplexity, picture_coverage, score_answers
+from lookright.answering.answerer import perplexity
+from lookright.answering.scoring import picture_coverage, score_answers
 from lookright.backbones.llava import LlavaBackbone
 from lookright.composing.asked import asked_prompt
 from lookright.packing.encode import encode_question

@@ -1,5 +1,7 @@
 """Answers of a model to composed prompts, with attention ratio and perplexity from one teacher-forced pass."""
 
+import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -12,7 +14,6 @@ from torch import nn
 
 from lookright.answering.decoder import Answer, Decoder
 from lookright.answering.noise import TargetNoise
-from lookright.answering.scoring import number_or_none, perplexity
 from lookright.attention.band import one_layer
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
@@ -110,6 +111,17 @@ class NoisyPictures:
     def open(self, name: str) -> Image.Image:
         """The picture as the model is to see it."""
         return self.noise(self.prompt, self.prompt.images.index(name), self.pictures.open(name))
+
+
+def perplexity(logps: float, num_tokens: int) -> float:
+    """Of an answer's summed nats; the largest float64 where it is beyond that."""
+    nats = -logps / num_tokens
+    return sys.float_info.max if 709 < nats < math.inf else math.exp(nats) if nats <= 709 else nats
+
+
+def number_or_none(value: torch.Tensor) -> float | None:
+    """A number, None for NaN."""
+    return None if value.isnan() else float(value)
 
 
 def _refuse(prompt: Prompt, error: RecordError) -> None:

@@ -1,7 +1,5 @@
 """Answers scored as `Answerer` scores them, with the share of the attention that each picture got."""
 
-import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lookright.answering.answerer import number_or_none, perplexity
 from lookright.attention import RowRecorder, attention_ratio
 from lookright.backbones.base import Backbone
 from lookright.packing.batch import Example, PackedBatch, Response, move, pack
@@ -32,17 +31,6 @@ class Scored:
     attention_ratio: float | None
     even_ratio: float | None
     perplexity: float
-
-
-def perplexity(logps: float, num_tokens: int) -> float:
-    """Of an answer's summed nats; the largest float64 where it is beyond that."""
-    nats = -logps / num_tokens
-    return sys.float_info.max if 709 < nats < math.inf else math.exp(nats) if nats <= 709 else nats
-
-
-def number_or_none(value: Tensor) -> float | None:
-    """A number, None for NaN."""
-    return None if value.isnan() else float(value)
 
 
 def picture_coverage(backbone: Backbone, question: DecoderInput, sizes: Sequence[Size]) -> Tensor:
