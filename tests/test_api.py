@@ -104,6 +104,9 @@ def test_a_run_brings_its_model(
     assert abs(scores.policy_chosen.logps - of_base.policy_chosen.logps) > 0.01
     with pytest.raises(lookright.ConfigError, match="brings its own backbone and adapter; remove backbone, path"):
         lookright.load("tiny_llava", path="x", run=tmp_path / "run")
+    # nor one that is nothing, which was taken without a word
+    with pytest.raises(lookright.ConfigError, match="remove system_prompt, quantization"):
+        lookright.load(run=tmp_path / "run", system_prompt="", quantization=None)
 
 
 def test_pictures_are_images_bytes_or_paths(

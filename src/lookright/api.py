@@ -68,9 +68,9 @@ def load(
     ConfigError with all problems at once.
     """
     named = decode if isinstance(decode, str) else "greedy"
-    config = _composed([f"backbone={backbone or 'tiny_llava'}", f"decode={named}"])
+    config = _composed([f"backbone={'tiny_llava' if backbone is None else backbone}", f"decode={named}"])
     if run is not None:
-        own = [name for name, value in (("backbone", backbone), ("adapter", adapter), *options.items()) if value]
+        own = [name for name, value in (("backbone", backbone), ("adapter", adapter)) if value is not None] + [*options]
         if own:
             raise ConfigError(f"run={run} brings its own backbone and adapter; remove {', '.join(own)}")
         config.backbone, config.adapter = run_model(run, trust)
