@@ -37,22 +37,22 @@ class QwenBackbone(Backbone):
 
     def __init__(self, path: str, max_length: int = 512) -> None:
         self.path, self.max_length = Path(path), max_length
-        self.config = Qwen2Config.from_pretrained(path)
-        self.num_layers = self.config.num_hidden_layers
+        self.settings = Qwen2Config.from_pretrained(path)
+        self.num_layers = self.settings.num_hidden_layers
         self.text_tokenizer = read_tokenizer(self.path / "tokenizer.json")
         self.bos_token_id = None
-        self.end_token_ids = [self.config.eos_token_id]
-        self.pad_token_id = self.config.pad_token_id
-        self.image_token_id = self.config.image_token_id
+        self.end_token_ids = [self.settings.eos_token_id]
+        self.pad_token_id = self.settings.pad_token_id
+        self.image_token_id = self.settings.image_token_id
 
     def token_map(self, size: Size, num_pictures: int) -> GridMap:
         del num_pictures
-        side, cells = self.config.image_size, self.config.image_size // self.config.patch_size
+        side, cells = self.settings.image_size, self.settings.image_size // self.settings.patch_size
         return GridMap(side=side, cells=cells, scale=side / max(size), offset_x=0.0, offset_y=0.0, size=size)
 
     def preprocess(self, image: Image.Image, num_pictures: int) -> Tensor:
         del num_pictures
-        side = self.config.image_size
+        side = self.settings.image_size
         small = image.convert("RGB").resize([max(1, round(extent * side / max(image.size))) for extent in image.size])
         canvas = Image.new("RGB", (side, side))
         canvas.paste(small)

@@ -14,9 +14,12 @@ from lookright.commands.train import train
 from lookright.errors import BackboneError
 from lookright.packing.batch import pack
 from lookright.packing.forward import decoder_rows
+from lookright.serve.models import Models
 from tests.backbones.contract import BackboneContract, Case, make_examples
+from tests.examples import SIZES, noise
 from tests.seams import qwen_vl
 from tests.seams.qwen_vl import QwenBackbone
+from tests.serve.conftest import said, served, shown
 
 
 class TestThirdBackbone(BackboneContract):
@@ -84,3 +87,15 @@ def test_one_class_and_one_yaml_outside_the_package_train(
     search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     summary = train(composed("train", search, "backbone=mine", *overrides, f"output={tmp_path / 'run'}"))
     assert summary["steps"] > 0 and (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()
+
+
+def test_it_is_served_with_its_heat(qwen_folder: Path) -> None:
+    """By what the contract says alone: how many heads it has is read off its attention."""
+    models = Models(QwenBackbone(path=str(qwen_folder)), {}, torch.device("cpu"), torch.float32)
+    with served(models) as live:
+        content = [shown(noise(SIZES[0], 0)), said("what is it?")]
+        heat = live.told(content, lookright={"heat": True})["choices"][0]["lookright"]["heat"]
+        asked = {"messages": [{"role": "user", "content": content}], "token_ids": heat["token_ids"], "token": 0}
+        by_head = live.client.post("/lookright/look", json=asked).json()
+    assert heat["num_heads"] == by_head["num_heads"] == by_head["shape"][1]
+    assert heat["num_heads"] == models.backbone.settings.num_attention_heads

@@ -32,13 +32,14 @@ class Band:
 class Look:
     """Attention on K tokens of pictures: `values` float32[bands, rows, K].
 
-    The rows are the answer's first tokens, averaged over heads, or the heads of one token. `footprints`: of each
-    picture, what its tokens see; separators and padding are not among the K.
+    The rows are the answer's first tokens, averaged over the `num_heads` of a layer, or the heads of one token.
+    `footprints`: of each picture, what its tokens see; separators and padding are not among the K.
     """
 
     bands: list[Band]
     footprints: list[list[Footprint]]
     values: Tensor
+    num_heads: int
 
 
 def layer_bands(num_layers: int, ratio_layer: int) -> list[Band]:
@@ -78,7 +79,7 @@ def look(
     rows = rows[:most] if token is None else rows[token : token + 1]
     recorder = _BandRecorder(bands, rows, torch.tensor(columns, dtype=torch.long, device=device), token is not None)
     decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels), recorder)
-    return Look(bands=list(bands), footprints=footprints, values=recorder.means())
+    return Look(bands=list(bands), footprints=footprints, values=recorder.means(), num_heads=recorder.num_heads)
 
 
 class _BandRecorder(RowRecorder):
@@ -88,9 +89,11 @@ class _BandRecorder(RowRecorder):
         super().__init__(sorted({layer for band in bands for layer in range(band.first, band.last + 1)}))
         self._bands, self._rows, self._columns, self._by_head = bands, rows, columns, by_head
         self._sums: list[Tensor | None] = [None] * len(bands)
+        self.num_heads = 0
 
     def record(self, layer: int, start: int, probabilities_HSK: Tensor) -> None:
         del start  # there is one group
+        self.num_heads = len(probabilities_HSK)
         if self._by_head:
             picked = probabilities_HSK[:, self._rows[0]][:, self._columns]
         else:

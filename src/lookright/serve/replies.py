@@ -72,7 +72,7 @@ def heat(look: Look, token_ids: Sequence[int], sizes: Sequence[Size], backbone: 
     return {
         "token_ids": list(token_ids),
         "tokens": _pieces(token_ids, backbone),
-        "num_heads": backbone_heads(backbone),
+        "num_heads": look.num_heads,
         "bands": [{"name": band.name, "layers": [band.first, band.last]} for band in look.bands],
         "pictures": [
             {"width": size[0], "height": size[1], "boxes": [_shares(seen, size) for seen in footprints]}
@@ -82,12 +82,6 @@ def heat(look: Look, token_ids: Sequence[int], sizes: Sequence[Size], backbone: 
         "peaks": [[float(f"{peak:.4g}") for peak in row] for row in peaks[..., 0].tolist()],
         "maps": base64.b64encode(levels.contiguous().numpy().tobytes()).decode("ascii"),
     }
-
-
-def backbone_heads(backbone: Backbone) -> int:
-    """Attention heads of a decoder layer."""
-    config: Any = getattr(backbone, "config")  # noqa: B009 - no part of the contract
-    return int(config.get_text_config().num_attention_heads)
 
 
 def _shares(seen: Footprint, size: Size) -> list[float]:
