@@ -412,6 +412,12 @@ def test_a_decoder_of_ones_own_answers_unless_a_request_says_another(
         own, plain = (server.told(content, lookright={"decode": name})["usage"] for name in (None, "greedy"))
     assert (own["completion_tokens"], plain["completion_tokens"]) == (2, TOKENS)
 
+    class Sharp(AdaptiveDecoder):
+        """Whose factor is told, as that of the one it builds on."""
+
+    with served(models, decoder=Sharp(max_new_tokens=2, alpha_low=3.0, alpha_high=3.0)) as server:
+        assert server.told(content)["choices"][0]["lookright"]["factor"] == 3.0
+
 
 def test_a_look_at_an_answer_without_words(live: Live, pictures: list[Image.Image]) -> None:
     messages = [{"role": "user", "content": [shown(pictures[0]), said("what is it?")]}]

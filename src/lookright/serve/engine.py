@@ -58,7 +58,9 @@ class Engine:
     @property
     def own_decode(self) -> str:
         """What `Decoding.decode` is for `decoder` itself."""
-        return next((name for name, kind in _DECODERS.items() if type(self.decoder) is kind), "own")
+        if isinstance(self.decoder, AdaptiveDecoder):
+            return "adaptive"
+        return "greedy" if type(self.decoder) is Decoder else "own"
 
     @property
     def num_inside(self) -> int:
@@ -218,7 +220,10 @@ class Engine:
         return decoder.answer(self.backbone, policy, inputs, [watch])
 
     def _decoder(self, decoding: Decoding, tokens: int) -> Decoder:
-        decoder = copy.copy(self.decoder) if decoding.decode == self.own_decode else _DECODERS[decoding.decode]()
+        if decoding.decode == self.own_decode:
+            decoder = copy.copy(self.decoder)
+        else:
+            decoder = AdaptiveDecoder() if decoding.decode == "adaptive" else Decoder()
         decoder.max_new_tokens = tokens
         decoder.sampling = None
         if decoding.temperature is not None:
@@ -262,10 +267,6 @@ class Engine:
         bands = layer_bands(self.backbone.num_layers, self.ratio_layer)
         question = job.question
         return look(self.backbone, bare_model(policy), question.input, question.sizes, spoken.token_ids, bands)
-
-
-_DECODERS: dict[str, type[Decoder]] = {"greedy": Decoder, "adaptive": AdaptiveDecoder}
-"""What a request may ask for by name."""
 
 
 class _Run:
