@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from lookright.answering.decoder import Decoder
+from lookright.backbones.llava import LlavaBackbone
 from lookright.common.pictures import FORMATS
 from lookright.composing.asked import asked_prompt
 from lookright.errors import ConfigError
@@ -191,6 +192,22 @@ def test_bodies_of_many_small_values(body: dict[str, Any], live: Live) -> None:
     assert response.status_code == 413 and "more than 50000 values" in told(response)
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_text_that_no_context_holds_is_not_read(
+    earlier: bool, live: Live, weights: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any) -> None:
+        raise AssertionError("it would take minutes")
+
+    monkeypatch.setattr(LlavaBackbone, "encode_conversation", read)
+    count = 256 * weights.max_length + 1
+    turns = [("user", "x" * count)]
+    turns = [*turns, ("assistant", "red"), ("user", "why?")] if earlier else turns
+    response = live.chat({"messages": [{"role": role, "content": text} for role, text in turns]})
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+    assert f"characters, which {weights.max_length} tokens cannot hold" in told(response)
+
+
 def test_limits(models: Models, picture: Callable[..., Image.Image]) -> None:
     limits = Limits(pictures=2, pixels=400, bytes=2000, body=20000, seconds=30)
     with served(models, limits) as live:
@@ -206,6 +223,7 @@ def test_limits(models: Models, picture: Callable[..., Image.Image]) -> None:
         assert whole.status_code == 413 and "more than 20000 bytes" in told(whole)
         long = live.ask("x y " * 4500)
         assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+        assert "tokens" in told(long)
         assert live.engine.num_inside == 0
 
 

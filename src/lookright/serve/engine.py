@@ -20,7 +20,7 @@ from lookright.answering.scoring import picture_coverage, score_answers
 from lookright.backbones.base import Backbone
 from lookright.backbones.loading import bare_model
 from lookright.composing.asked import asked_prompt
-from lookright.errors import LookRightError
+from lookright.errors import LookRightError, RecordError
 from lookright.packing.encode import encode_question, history_of, row_length
 from lookright.packing.logprobs import RATIO_ROWS
 from lookright.records.held_pictures import HeldPictures
@@ -28,6 +28,9 @@ from lookright.serve.jobs import Decoding, Job, LookJob, Question, Spoken, Watch
 from lookright.serve.models import Models
 from lookright.serve.refusals import Refusal, broken, busy, stopping, too_late
 from lookright.types import Prompt
+
+TOKEN_CHARACTERS = 256
+"""Longer than any token: what no context can hold is refused before it is read, a second for each million."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +86,10 @@ class Engine:
 
     def question(self, prompt: Prompt, pictures: HeldPictures) -> Question:
         """Tokens and pixels of a prompt. Raises RecordError for one that is too long."""
+        said = [prompt.prompt, *(text for turn in history_of(prompt) for text in turn)]
+        count, most = sum(map(len, said)), self.backbone.max_length
+        if count > TOKEN_CHARACTERS * most:
+            raise RecordError("too_long", f"the messages have {count} characters, which {most} tokens cannot hold")
         row_length(self.backbone, prompt, pictures)
         encoded = encode_question(self.backbone, prompt, pictures)
         sizes = [pictures.size(name) for name in prompt.images]
