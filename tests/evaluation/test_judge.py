@@ -197,6 +197,7 @@ def test_replies_without_a_score_are_counted_and_named(tmp_path: Path) -> None:
         ("Right.\nScore: 5", 5), ("**Score:** 4", 4), ("score = 3/5", 3), ("Score: 2.", 2), ("1", 1),
         ("Score: 3\nScore: 3", 3), ("Score: 6", None), ("Score: 0", None), ("Score: 4.5", None), ("", None),
         ("I would say 4", None), ("Score: 3\nScore: 4", None), ("12", None), ("The score is 4 of 5", None),
+        ("Score: -3", None), ("Score - 3", 3),
     ],
 )  # fmt: skip
 def test_parsing(text: str, wanted: int | None) -> None:

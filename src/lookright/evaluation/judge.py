@@ -44,8 +44,9 @@ wording, its length and its style do not count, and neither does what it adds, a
 1: wrong, contradicts the reference, answers for another image, or is no answer
 
 Write one sentence of reasons, then as the last line nothing but: Score: N"""
-_SCORE = re.compile(r"\W*score\W*(\d+(?:\.\d+)?)(?:\s*/\s*5)?\W*", re.IGNORECASE)
+_SCORE = re.compile(r"\W*score\W*(?<!-)(\d+(?:\.\d+)?)(?:\s*/\s*5)?\W*", re.IGNORECASE)
 _SHOWN_IDS = 20
+_AGAIN = f"delete {JUDGE_FILE} and {JUDGEMENTS_FILE}, and run infer.py with the same output again"
 
 
 class Judge(Metric):
@@ -242,9 +243,6 @@ def with_judgements(folder: Path, lines: Mapping[str, dict[str, Any]]) -> None:
             line |= {"correct": score is not None and score >= threshold, "unparsed": score is None}
             if line["correct"] and "error_kind" in line:
                 line["error_kind"] = None
-
-
-_AGAIN = f"delete {JUDGE_FILE} and {JUDGEMENTS_FILE}, and run infer.py with the same output again"
 
 
 def _facts(folder: Path) -> dict[str, Any]:
