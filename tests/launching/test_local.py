@@ -1,6 +1,7 @@
 """Jobs as processes of this machine: how many at once, on which GPUs, stopped, and what is told of failures."""
 
 import io
+import os
 import re
 import socket
 import time
@@ -13,7 +14,7 @@ import pytest
 from lookright.errors import ConfigError
 from lookright.launching.__main__ import main
 from lookright.launching.follow import JobsFailed, follow
-from lookright.launching.jobs import Launch, Resources, Status
+from lookright.launching.jobs import Launch, Resources, Status, is_gone
 from lookright.launching.local import LocalPool, check_fit, environment_of
 
 Make = Callable[..., Launch]
@@ -86,7 +87,7 @@ def test_a_job_that_cannot_begin_is_a_failure(launch: Make) -> None:
     made = launch(["ok"])
     (made.folder / "jobs.json").write_text("{}")
     shown, error = run(made, 1)
-    assert "job 0 ok: did not start, exit code 1: KeyError: 'jobs'" in error
+    assert re.search("job 0 ok: did not start, exit code 1: .*ConfigError: .*jobs.json: folder: ", error)
 
 
 def test_what_a_killed_launcher_never_began_is_told(launch: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +95,52 @@ def test_what_a_killed_launcher_never_began_is_told(launch: Make, capsys: pytest
     made.save()
     made.set_status(0, Status(state="finished"))
     assert main([str(made.folder.parents[1])]) == 1
-    assert f"job 1 later: waiting; log: {made.log(1)}" in capsys.readouterr().out
+    assert f"job 1 later: never begun: its launcher is gone; log: {made.log(1)}" in capsys.readouterr().out
     assert main(["nowhere"]) == 2
+
+
+def test_a_job_that_was_stopped_is_none_that_failed(launch: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    made = launch(["a"])
+    made.set_status(0, Status(state="stopped", exit_code=143))
+    assert main([str(made.folder.parents[1])]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[-3] == f"1 stopped; {made.folder}" and "job 0 a: stopped by a signal; it goes on with" in told[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("jobs.json", '{"fol'),
+        ("jobs.json", '{"folder": "x", "jobs": [3]}'),
+        ("0.json", '{"state": "running", "starts": [], "pid": 1}'),
+        ("slurm.json", "[1]"),
+    ],
+)
+def test_damaged_files_of_a_launch_are_named(
+    name: str, text: str, launch: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = launch(["a"])
+    (made.folder / name).write_text(text)
+    assert main([str(made.folder.parents[1])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {made.folder / name}: ") and "move the folder of this launch away" in error
+
+
+def test_a_sweep_that_was_moved_has_its_jobs_where_it_lies_now(launch: Make, tmp_path: Path) -> None:
+    made = launch(["a"], ["b"])
+    replace(made, jobs=[made.jobs[0], replace(made.jobs[1], folder="/elsewhere/1")]).save()
+    made.folder.parents[1].rename(tmp_path / "moved")
+    found = Launch.load(tmp_path / "moved" / "launch" / "1")
+    assert [job.folder for job in found.jobs] == [str(tmp_path / "moved" / "0"), "/elsewhere/1"]
+    assert found.log(0) == tmp_path / "moved" / "launch" / "1" / "0.log"
+
+
+def test_a_process_is_known_to_be_gone_on_any_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no /proc, too."""
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    here = socket.gethostname()
+    assert not is_gone(here, os.getpid()) and not is_gone(here, 1) and not is_gone("another", 2**22 + 1)
+    assert is_gone(here, 2**22 + 1) and is_gone(here, 0) and is_gone(here, 2**70)
 
 
 @pytest.mark.parametrize(

@@ -203,15 +203,40 @@ def test_a_job_is_what_it_says_or_else_what_slurm_says(launch: Make, monkeypatch
     monkeypatch.setattr(slurm, "states", lambda ids: queue)
     watch = Watch(made)
     first = watch.look()
-    assert first[0] == View("finished") and first[1] == View("failed", "a\nb")
+    assert first[0] == View("finished", over=True) and first[1] == View("failed", "a\nb", over=True)
     assert first[2] == View("running", "node1") and first[3] == View("waiting", "start 2, BeginTime")
     assert first[5] == View("waiting", "Resources")
     # files may come late: a job is lost when it was looked for three times
     assert (first[4].state, first[6].state, first[7].state) == ("running", "waiting", "waiting")
     watch.look()
     last = watch.look()
-    assert last[4] == View("failed", "SLURM: out of memory") and last[6] == View("failed", "SLURM: cancelled")
-    assert last[7] == View("failed", "SLURM knows it no more, and it did not end by itself")
+    assert last[4] == View("failed", "SLURM: out of memory", over=True)
+    assert last[6] == View("failed", "SLURM: cancelled", over=True)
+    assert last[7] == View("failed", "SLURM knows it no more, and it did not end by itself", over=True)
+    # it saved, and can be gone on with
+    queue[3] = ("CANCELLED", "None")
+    stopped = [watch.look()[3] for _ in range(3)]
+    assert stopped[-2:] == [View("stopped", "SLURM: cancelled"), View("stopped", "SLURM: cancelled", over=True)]
+
+
+def test_no_job_is_lost_while_slurm_does_not_answer(
+    launch: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As squeue says while its controller restarts; of jobs that it has forgotten it says something else."""
+    made = submitted(launch(["a"], ["b"]))
+    made.set_status(0, Status(state="running", where="node1"))
+    squeue = tmp_path / "squeue"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    watch = Watch(made, patience=1)
+    for words, wanted in (
+        ("Socket timed out on send/recv operation", ["running", "waiting"]),
+        ("Invalid job id specified", ["failed", "failed"]),
+    ):
+        squeue.write_text(f"#!/bin/sh\necho 'slurm_load_jobs error: {words}' >&2\nexit 1\n")
+        squeue.chmod(0o755)
+        views = watch.look()
+        assert [view.state for view in views.values()] == wanted
+        assert all(view.over == (view.state == "failed") for view in views.values())
 
 
 def test_plain_lines_where_nobody_looks(launch: Make, monkeypatch: pytest.MonkeyPatch) -> None:

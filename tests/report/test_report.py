@@ -213,6 +213,55 @@ def test_jobs_that_no_launcher_will_start_are_told(tmp_path: Path) -> None:
     assert (run.state, run.detail) == (STOPPED, "never begun: its launcher is gone")
 
 
+def test_a_sweep_that_was_moved_has_each_run_once(tmp_path: Path) -> None:
+    launched(tmp_path / "before", {0: Status(state=FINISHED), 1: Status(state=FAILED, error="no such file")})
+    write_run(tmp_path / "before" / "0", 0, **told(50.0))
+    (tmp_path / "before").rename(tmp_path / "after")
+    first, second = read_runs(tmp_path / "after")
+    assert (first.name, first.state, second.name, second.detail) == ("0", FINISHED, "1", "no such file")
+    assert first.command == "python train.py --config-dir mine/conf 'data.path=a b' loss.alpha=0 loss/kind=dpo"
+
+
+def test_a_sweep_is_named_from_inside_too(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sweep)
+    assert main(["."]) == 0
+    assert (sweep / "report.md").read_text().startswith("# Sweep sweep\n")
+
+
+def test_a_run_that_came_to_no_number_is_not_the_best(sweep: Path) -> None:
+    """What its last validation said before does not count."""
+    write_run(sweep / "6", 9, 9)
+    (sweep / "6" / "metrics.csv").write_text("step,val/loss\n0,0.001\n1,nan\n")
+    summary = {"steps": 2, "metrics": {"val/loss": None}, "objective": {"name": "val/loss", "value": None}}
+    (sweep / "6" / "summary.json").write_text(json.dumps(summary))
+    found = read_sweep(sweep, metric="val/loss")
+    assert found.value(found.runs[6]) is None and found.best.name == "0"
+
+
+@pytest.mark.parametrize(
+    ("summary", "place"),
+    [
+        ({"metrics": {"val/loss": "low"}}, "metrics.val/loss='low' is not a number"),
+        ({"eval": {"accuracy/multi_image": [1]}}, "eval.accuracy/multi_image=[1] is not a number"),
+        ({"objective": {"name": ["val/loss"]}}, r"objective.name=['val/loss'] is not text"),
+        ({"objective": 3}, "objective=3 is not a mapping"),
+    ],
+)
+def test_a_damaged_summary_is_named(
+    summary: dict[str, Any], place: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweep / "3" / "summary.json").write_text(json.dumps(summary))
+    assert main([str(sweep)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sweep / '3' / 'summary.json'}: {place}")
+
+
+def test_an_interval_that_is_none_is_left_out(sweep: Path) -> None:
+    path = sweep / "3" / "eval" / "metrics.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"accuracy": {"multi_image": {"value": 50.0, "low": None, "high": 60.0}}}))
+    assert main([str(sweep)]) == 0 and rows(sweep)["3"].get("accuracy/multi_image low", "") == ""
+
+
 def test_runs_without_a_launcher_are_running_failed_or_stopped(tmp_path: Path) -> None:
     for name, pid in (("a", os.getpid()), ("b", GONE)):
         write_run(tmp_path / name)

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from lookright.config.runs import CONFIG_FILE, trusted_by
 from lookright.errors import ConfigError, LookRightError, Stopped
 from lookright.evaluation.metric import Column
 from lookright.evaluation.predictions import metrics_of_run
+from lookright.launching.jobs import launches
 from lookright.report.runs import Run, read_runs
 from lookright.report.sweep import differing_keys
 from lookright.report.table import markdown, shown_setting
@@ -26,12 +26,11 @@ TABLE_FILES = ("report.csv", "report.md")
 
 
 def is_sweep(run: str | None) -> bool:
-    """Whether `run` names a folder that is no run itself and has some below it."""
-    if run is None or not Path(run).is_dir() or (Path(run) / CONFIG_FILE).is_file():
+    """Whether `run` names a folder that is no run itself and has some, or jobs of a launch, below it."""
+    if run is None or (Path(run) / CONFIG_FILE).is_file():
         return False
-    with suppress(ConfigError):
-        return bool(read_runs(Path(run)))
-    return False
+    # what is wrong with them is told where they are read
+    return bool(launches(Path(run))) or next(Path(run).rglob(CONFIG_FILE), None) is not None
 
 
 def infer_sweep(

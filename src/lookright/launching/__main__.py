@@ -1,13 +1,12 @@
 """Shows the jobs of a sweep until all have ended: `python -m lookright.launching SWEEP_FOLDER`, again at any time."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from lookright.config.entry import ending
 from lookright.errors import LookRightError
 from lookright.launching.follow import JobsFailed, follow
-from lookright.launching.jobs import Launch, is_gone, launches
+from lookright.launching.jobs import Launch, launches
 
 
 def main(arguments: list[str]) -> int:
@@ -21,9 +20,7 @@ def main(arguments: list[str]) -> int:
     status = 0
     for folder in folders:
         try:
-            launch = Launch.load(folder)
-            # what SLURM has not got, or this machine has not begun, only the launcher can start
-            follow(launch, poll=5, over=partial(is_gone, launch.host, launch.pid))
+            follow(Launch.load(folder), poll=5)
         except JobsFailed as error:
             print(error)
             status = 1

@@ -4,10 +4,9 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -43,6 +42,8 @@ LIVE = (
     "SIGNALING",
 )
 """States of SLURM after which a job may still run."""
+Queue = Mapping[int, tuple[str, str]]
+"""SLURM's word for each job by its number, and why it waits."""
 
 
 class JobsFailed(LookRightError):
@@ -55,10 +56,11 @@ class JobsFailed(LookRightError):
 
 @dataclass(slots=True, frozen=True)
 class View:
-    """One job as it is shown: its state and what more there is to say."""
+    """One job as it is shown: its state, what more there is to say, and whether nothing more comes of it by itself."""
 
     state: str
     detail: str = ""
+    over: bool = False
 
 
 class Watch:
@@ -72,23 +74,23 @@ class Watch:
     def look(self) -> dict[int, View]:
         """Every job as it is now."""
         queue = slurm.states(self.ids) if self.ids else {}
-        return {
-            job.num: self._view(job.num, self.launch.status(job.num), queue.get(job.num)) for job in self.launch.jobs
-        }
+        return {job.num: self._view(job.num, self.launch.status(job.num), queue) for job in self.launch.jobs}
 
-    def _view(self, num: int, status: Status | None, queued: tuple[str, str] | None) -> View:
+    def _view(self, num: int, status: Status | None, queue: Queue | None) -> View:
         if status is not None and status.state in ENDED:
-            return View(status.state, status.error or "")
-        if self.ids:
-            live, why = _in_queue(status, queued)
-        else:
-            live, why = _on_machine(status)
+            return View(status.state, status.error or "", over=True)
+        state = WAITING if status is None else status.state
+        if queue is None:
+            return View(state, "SLURM does not answer")
+        live, why = _in_queue(status, queue.get(num)) if self.ids else _on_machine(self.launch, status)
         if live is not None:
             return live
         self._gone[num] += 1
-        if self._gone[num] < self.patience:
-            return View(WAITING if status is None else status.state, why)
-        return View(FAILED, why)
+        over = self._gone[num] >= self.patience
+        if over:
+            # a job that was stopped goes on where it is told to, one that this machine never began has lost nothing
+            state = FAILED if state == RUNNING or (state == WAITING and self.ids) else STOPPED
+        return View(state, why, over)
 
 
 def _in_queue(status: Status | None, queued: tuple[str, str] | None) -> tuple[View | None, str]:
@@ -104,10 +106,11 @@ def _in_queue(status: Status | None, queued: tuple[str, str] | None) -> tuple[Vi
     return None, f"SLURM: {word.lower().replace('_', ' ')}"
 
 
-def _on_machine(status: Status | None) -> tuple[View | None, str]:
-    """The same of one machine; None where its supervisor is gone."""
+def _on_machine(launch: Launch, status: Status | None) -> tuple[View | None, str]:
+    """The same of one machine; None where its supervisor is gone, or the launcher that was to begin it."""
     if status is None:
-        return View(WAITING), ""
+        gone = is_gone(launch.host, launch.pid)
+        return (None, "never begun: its launcher is gone") if gone else (View(WAITING), "")
     if status.state == STOPPED:
         return None, "stopped by a signal; it goes on with resume=, or output= where a command goes on by itself"
     if is_gone(status.where, status.pid):
@@ -116,7 +119,7 @@ def _on_machine(status: Status | None) -> tuple[View | None, str]:
 
 
 def follow(launch: Launch, poll: float, stream: TextIO | None = None, over: Callable[[], bool] = lambda: False) -> None:
-    """Show the jobs until all have ended. Raises JobsFailed naming every failure.
+    """Show the jobs until nothing more comes of any. Raises JobsFailed naming every one that did not finish.
 
     `over` tells whether no more will be started on this machine; what is in SLURM's queue, SLURM starts.
     """
@@ -126,7 +129,7 @@ def follow(launch: Launch, poll: float, stream: TextIO | None = None, over: Call
     while True:
         views = watch.look()
         screen.show(views)
-        if all(view.state in ENDED for view in views.values()) or (not watch.ids and over() and not _open(views)):
+        if all(view.over for view in views.values()) or (not watch.ids and over() and not _open(views)):
             break
         time.sleep(poll)
     screen.close(views)
@@ -142,12 +145,12 @@ def follow_out(sweep: Path, numbers: Collection[int], poll: float = 5) -> None:
         launch = Launch.load(folder)
         if any(job.num in numbers for job in launch.jobs):
             with suppress(JobsFailed):
-                follow(launch, poll, over=partial(is_gone, launch.host, launch.pid))
+                follow(launch, poll)
 
 
 def _open(views: dict[int, View]) -> bool:
     """Whether any job runs, or may be found lost yet."""
-    return any(view.state in (RUNNING, STOPPED) for view in views.values())
+    return any(view.state in (RUNNING, STOPPED) and not view.over for view in views.values())
 
 
 def failures(launch: Launch, views: dict[int, View]) -> list[str]:
@@ -158,7 +161,7 @@ def failures(launch: Launch, views: dict[int, View]) -> list[str]:
         view = views[job.num]
         if view.state != FINISHED:
             name = f" ({ids[job.num]})" if ids else ""
-            first = view.detail.strip().split("\n")[0] if view.detail else view.state
+            first = view.detail.strip().split("\n")[0] or ("never begun" if view.state == WAITING else view.state)
             lines.append(f"job {job.num}{name} {shown(job.swept)}: {first}; log: {launch.log(job.num)}")
     return [f"{len(lines)} of {len(launch.jobs)} jobs did not finish", *lines] if lines else []
 

@@ -10,7 +10,12 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from lookright.common.strict_json import read_json
+from lookright.errors import ConfigError
+
+Read = TypeVar("Read")
 
 EXIT_STOPPED = 143
 """Of a job that was stopped by a signal and can go on: 128 + SIGTERM, as a shell says it."""
@@ -98,10 +103,17 @@ class Launch:
 
     @classmethod
     def load(cls, folder: Path) -> "Launch":
-        """Read what `save` wrote."""
-        plain = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
-        jobs = [Job(**item | {"resources": Resources(**item["resources"])}) for item in plain["jobs"]]
-        return replace(cls(**plain | {"jobs": jobs}), folder=folder)
+        """Read what `save` wrote, of a sweep that may have been moved since. Raises ConfigError naming the file."""
+        folder = Path(os.path.abspath(folder))
+        launch = _read(cls, folder / "jobs.json")
+        before, now = launch.folder.parents[1:2], folder.parents[1]
+        jobs = [
+            replace(job, folder=str(now / Path(job.folder).relative_to(before[0])))
+            if before and Path(job.folder).is_relative_to(before[0])
+            else job
+            for job in launch.jobs
+        ]
+        return replace(launch, folder=folder, jobs=jobs)
 
     def job(self, num: int) -> Job:
         """The job of a number."""
@@ -112,11 +124,9 @@ class Launch:
         return self.folder / f"{num}.log"
 
     def status(self, num: int) -> Status | None:
-        """How far a job is, None before its first start."""
-        try:
-            return Status(**json.loads((self.folder / f"{num}.json").read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
+        """How far a job is, None before its first start. Raises ConfigError naming a damaged file."""
+        path = self.folder / f"{num}.json"
+        return _read(Status, path) if path.is_file() else None
 
     def set_status(self, num: int, status: Status) -> None:
         """Replace it as a whole: a reader never sees half of it."""
@@ -125,9 +135,7 @@ class Launch:
     def slurm_ids(self) -> dict[int, str]:
         """SLURM's id `ARRAY_TASK` of each job; empty on one machine, and before all are submitted."""
         path = self.folder / "slurm.json"
-        if not path.is_file():
-            return {}
-        return {int(num): name for num, name in json.loads(path.read_text(encoding="utf-8")).items()}
+        return _read(dict[int, str], path) if path.is_file() else {}
 
 
 def write(path: Path, value: Any) -> None:
@@ -135,6 +143,20 @@ def write(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _read(kind: type[Read], path: Path) -> Read:
+    """What `write` wrote. Raises ConfigError naming the file where it is something else."""
+    from pydantic import TypeAdapter, ValidationError
+
+    remedy = "write it back as the launcher wrote it, or move the folder of this launch away"
+    value = read_json(path, remedy)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {place or 'the value'}: {first['msg'].lower()}; {remedy}") from error
 
 
 def new_folder(sweep: Path) -> Path:
@@ -154,12 +176,22 @@ def launches(sweep: Path) -> list[Path]:
     """The folders of all launches of a sweep, in their order; a launch's own folder is itself."""
     if (sweep / "jobs.json").is_file():
         return [sweep]
-    return sorted((path.parent for path in sweep.glob("launch/*/jobs.json")), key=lambda path: int(path.name))
+    found = (path.parent for path in sweep.glob("launch/*/jobs.json") if path.parent.name.isdecimal())
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def is_gone(host: str, pid: int) -> bool:
     """Whether a process has ended; of another machine's nobody can tell."""
-    return host == socket.gethostname() and not Path(f"/proc/{pid}").exists()
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        # somebody else's
+        return False
+    return pid == 0
 
 
 def went_before(folder: str | Path) -> bool:

@@ -63,12 +63,12 @@ class Planner:
             task = repeated_config(task, overrides)
         if resumed is None:
             check_config(task)
-        folder = Path(sweep_output(task, config.hydra)).absolute()
+        folder = os.path.abspath(sweep_output(task, config.hydra))
         saved = read_config(resumed, "resume", builds=NOTHING) if resumed else task
         resources = resources_of(saved, self.gpus_per_node, offers_gpus)
         own = [item for item in overrides if not OUTPUT.match(item)]
         if resumed is None:
-            own.append(f"output={quoted(str(folder))}")
+            own.append(f"output={quoted(folder)}")
         if str(OmegaConf.select(task, "trainer.devices")) in ("auto", "-1"):
             own = [item for item in own if not item.startswith("trainer.devices=")]
             own += [f"trainer.devices={resources.tasks_per_node}"] * (resumed is None)
@@ -77,7 +77,7 @@ class Planner:
             num=num,
             overrides=[*own, *kept, f"hydra.job.num={num}", f"hydra.job.id='{num}'", "hydra.mode=RUN"],
             swept=swept,
-            folder=str(folder),
+            folder=folder,
             resources=resources,
             shared=is_shard(task),
         )

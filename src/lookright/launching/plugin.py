@@ -6,13 +6,11 @@ only a launch needs is imported then.
 
 import os
 import shutil
-import signal
 import socket
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -20,11 +18,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from lookright.common.stopping import stopped
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError, LookRightError
 from lookright.launching import slurm
-from lookright.launching.follow import JobsFailed, follow
-from lookright.launching.jobs import EXIT_STOPPED, Job, Launch, new_folder, objective_in
+from lookright.launching.follow import JobsFailed, Watch, failures, follow
+from lookright.launching.jobs import Job, Launch, new_folder, objective_in
 
 
 class JobsLauncher(Launcher):
@@ -148,7 +147,7 @@ class SlurmJobs(JobsLauncher):
         }
 
     def run(self, launch: Launch) -> None:
-        """Submit; then follow, or tell how to."""
+        """Submit; then follow, or tell how to. Raises Stopped where an interrupt ends the following."""
         sweeper = self.config.hydra.sweeper._target_
         if not self.wait and not sweeper.endswith("BasicSweeper"):
             raise ConfigError(
@@ -168,10 +167,10 @@ class SlurmJobs(JobsLauncher):
             return
         try:
             follow(launch, self.poll)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             arrays = " ".join(slurm.arrays(ids))
-            print(f"the jobs go on; follow: python -m lookright.launching {sweep}; end them: scancel {arrays}")
-            sys.exit(128 + signal.SIGINT)
+            text = f"the jobs go on; follow: python -m lookright.launching {sweep}; end them: scancel {arrays}"
+            raise stopped(error, text) from error
 
 
 class LocalJobs(JobsLauncher):
@@ -190,24 +189,18 @@ class LocalJobs(JobsLauncher):
         return bool(visible_gpus())
 
     def run(self, launch: Launch) -> None:
-        """Run all jobs; an interrupt or SIGTERM stops those that run, which save."""
+        """Run all jobs; an interrupt or SIGTERM stops those that run, which save. Raises Stopped."""
         from lookright.launching.local import LocalPool
 
         pool = LocalPool(launch, self.parallel)
-        before = signal.signal(signal.SIGTERM, _interrupt)
         pool.start()
         try:
             follow(launch, self.poll, over=pool.over)
-        except KeyboardInterrupt:
-            print("stopping: each job saves first")
+        except KeyboardInterrupt as error:
+            print("stopping: each job saves first", flush=True)
             pool.stop()
-            sys.exit(EXIT_STOPPED)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+            left = failures(launch, Watch(launch, patience=1).look())
+            raise stopped(error, "\n".join(left) or "all jobs had finished") from error
 
 
 def _done(job: Job, error: str | None) -> JobReturn:

@@ -179,7 +179,7 @@ def offers_gpus(partition: str | None) -> bool:
 
 def arrays(ids: Mapping[int, str]) -> list[str]:
     """The ids of the arrays that jobs are in."""
-    return sorted({name.partition("_")[0] for name in ids.values()}, key=int)
+    return sorted({name.partition("_")[0] for name in ids.values()}, key=lambda name: (len(name), name))
 
 
 def cancel(ids: Mapping[int, str]) -> None:
@@ -188,8 +188,11 @@ def cancel(ids: Mapping[int, str]) -> None:
         ask(["scancel", *arrays(ids)])
 
 
-def states(ids: Mapping[int, str]) -> dict[int, tuple[str, str]]:
-    """SLURM's word for each job and why it waits; jobs that SLURM has forgotten are left out."""
+def states(ids: Mapping[int, str]) -> dict[int, tuple[str, str]] | None:
+    """SLURM's word for each job and why it waits; jobs that SLURM has forgotten are left out.
+
+    None where SLURM does not answer, as while its controller restarts: that says nothing of the jobs.
+    """
     command = [
         "squeue",
         f"--jobs={','.join(arrays(ids))}",
@@ -198,7 +201,11 @@ def states(ids: Mapping[int, str]) -> dict[int, tuple[str, str]]:
         "--noheader",
         "--format=%F_%K %T %r",
     ]
-    lines = [line.split(maxsplit=2) for line in ask(command).stdout.splitlines() if line.strip()]
+    told = ask(command)
+    # the word for a job, or jobs, that ended long ago
+    if told.returncode and "Invalid job id" not in told.stderr:
+        return None
+    lines = [line.split(maxsplit=2) for line in told.stdout.splitlines() if line.strip()]
     found = {name: (state, reason) for name, state, reason in lines}
     return {num: found[name] for num, name in ids.items() if name in found}
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from lookright.common.locks import LOCK_FILE
 from lookright.common.strict_json import read_object, short
+from lookright.config.annotations import misfits
 from lookright.config.folders import IN_CHECKOUT
 from lookright.config.made_by import read_made_by, shown_path
 from lookright.config.runs import CONFIG_FILE, EVAL_FOLDER, NOTHING, read_config
@@ -27,6 +28,12 @@ NOT_SETTINGS = ("output", "resume", "repeat")
 """Keys that say where a run lies, not what it is."""
 NOT_REPEATED = re.compile(r"[+~]*(hydra[./]|(output|resume|repeat)=)")
 OVERRIDE = re.compile(r"[+~]*([^=]+)=(.*)", re.DOTALL)
+SUMMARY_KINDS = {
+    "metrics": dict[str, float | None],
+    "eval": dict[str, float | None],
+    "objective": dict[str, str | float | None],
+}
+"""What a report takes of `summary.json`."""
 HOLDER = re.compile(r"process (\d+) on (\S+) since")
 
 
@@ -60,22 +67,26 @@ class Run:
         """Every number that is known by now: `train/loss`, `val/loss`, `accuracy/multi_image` ..."""
         last = {name: points[-1][1] for name, points in self.columns.items()}
         told = {**self.summary.get("metrics", {}), **self.summary.get("eval", {})}
-        return last | {name: value for name, value in told.items() if value is not None}
+        # None is what came to no number in the end, whatever it was before
+        return {name: value for name, value in (last | told).items() if value is not None}
 
     def entry(self, name: str) -> dict[str, Any] | None:
         """What `eval/metrics.json` says of `METRIC/GROUP`: value, low, high; None for what it does not tell."""
         key, _, group = name.rpartition("/")
-        found = self.measured.get(key, {}).get(group)
-        return found if isinstance(found, dict) and "low" in found else None
+        groups = self.measured.get(key)
+        found = groups.get(group) if isinstance(groups, dict) else None
+        has_interval = isinstance(found, dict) and not misfits([found.get("low"), found.get("high")], list[float])
+        return found if has_interval else None
 
 
 def read_runs(folder: Path) -> list[Run]:
     """All runs below a folder, numbers in their order. Raises ConfigError where there is none."""
+    folder = Path(os.path.abspath(folder))
     jobs = {Path(job.folder): (launch, job, view) for launch, job, view in _jobs(folder)}
-    found = set(_run_folders(folder.absolute()))
+    found = set(_run_folders(folder))
     # an infer.py or generate.py of the same sweep is no run
     found |= {path for path in jobs if not (path / CONFIG_FILE).is_file()}
-    runs = [_read(path, folder.absolute(), jobs.get(path)) for path in found]
+    runs = [_read(path, folder, jobs.get(path)) for path in found]
     if not runs:
         raise ConfigError(f"{folder} holds no run of train.py; name the folder of a sweep, or one above several runs")
     return sorted(runs, key=lambda run: natural(run.name))
@@ -112,20 +123,14 @@ def _jobs(folder: Path) -> Iterator[tuple[Launch, Job, View]]:
 
 def _views(launch: Launch) -> dict[int, View]:
     """Every job as it is now; where SLURM cannot be asked, as its supervisor saw it last."""
-    statuses = {job.num: launch.status(job.num) for job in launch.jobs}
     try:
-        views = Watch(launch, patience=1).look()
+        return Watch(launch, patience=1).look()
     except ConfigError as error:
+        statuses = {job.num: launch.status(job.num) for job in launch.jobs}
         return {
             num: View(WAITING, str(error)) if one is None else View(one.state, one.error or str(error))
             for num, one in statuses.items()
         }
-    for num, status in statuses.items():
-        if status is None and not launch.slurm_ids() and is_gone(launch.host, launch.pid):
-            views[num] = View(STOPPED, "never begun: its launcher is gone")
-        elif status is not None and status.state == STOPPED and views[num].state == FAILED:
-            views[num] = View(STOPPED, views[num].detail)
-    return views
 
 
 def _read(folder: Path, sweep: Path, launched: tuple[Launch, Job, View] | None) -> Run:
@@ -217,9 +222,10 @@ def _config(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     remedy = "make it again, or move its run away"
     found = read_object(path, remedy) if path.is_file() else {}
-    for key in ("metrics", "eval", "objective"):
-        if not isinstance(found.get(key, {}), dict):
-            raise ConfigError(f"{path}: {key}={short(found[key])} is no object; {remedy}")
+    for key, kind in SUMMARY_KINDS.items():
+        for one in misfits(found.get(key, {}), kind):
+            place = ".".join([key, *map(str, one.path)])
+            raise ConfigError(f"{path}: {place}={short(one.value)} is not {one.wanted}; {remedy}")
     return found
 
 

@@ -1,5 +1,6 @@
 """What runs say together: the keys that differ, means over seeds, differences to one of them, the best."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ def read_sweep(
 
     Raises ConfigError for a folder without runs, a metric that none has, and a name that is none.
     """
+    folder = Path(os.path.abspath(folder))
     runs = read_runs(folder)
     metric = metric or _objective(runs)
     known = sorted({name for run in runs for name in run.values})
@@ -117,7 +119,8 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 
 def _objective(runs: Sequence[Run]) -> str:
     """What most runs were told to optimise."""
-    names = Counter(run.summary["objective"]["name"] for run in runs if "objective" in run.summary)
+    told = (run.summary.get("objective", {}).get("name") for run in runs)
+    names = Counter(name for name in told if isinstance(name, str))
     return names.most_common(1)[0][0] if names else OBJECTIVE
 
 
