@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lookright.errors import ConfigError
+from lookright.common.stopping import Interrupted
+from lookright.errors import ConfigError, Stopped
+from lookright.launching import plugin
 from lookright.launching.__main__ import main
 from lookright.launching.follow import JobsFailed, follow
 from lookright.launching.jobs import Launch, Resources, Status, is_gone
@@ -81,6 +84,28 @@ def test_a_stop_reaches_jobs_that_run_and_starts_no_more(launch: Make, tmp_path:
     pool.stop()
     first = made.status(0)
     assert first is not None and first.state == "stopped" and made.status(1) is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_launcher_says_what_is_left(
+    number: int, code: int, launch: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    made = launch(["waits", "143", str(begun)], ["later"])
+
+    def interrupted(*_: object, **__: object) -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        raise Interrupted(number)
+
+    monkeypatch.setattr(plugin, "follow", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        plugin.LocalJobs().run(made)
+    assert stopped.value.exit_code == code
+    first, second, third = str(stopped.value).splitlines()
+    assert first == f"{signal.Signals(number).name}: stopped; 2 of 2 jobs did not finish"
+    assert second.startswith("job 0 waits: stopped by a signal; it goes on with resume=")
+    assert third == f"job 1 later: never begun; log: {made.log(1)}"
 
 
 def test_a_job_that_cannot_begin_is_a_failure(launch: Make) -> None:

@@ -1,15 +1,18 @@
 """The batch script, what sbatch's words mean, and a job array as it is looked at; sbatch itself is a fake or absent."""
 
 import io
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from lookright.errors import ConfigError
-from lookright.launching import slurm
+from lookright.common.stopping import Interrupted
+from lookright.errors import ConfigError, Stopped
+from lookright.launching import plugin, slurm
 from lookright.launching.follow import JobsFailed, View, Watch, _Screen, follow
 from lookright.launching.jobs import Job, Launch, Resources, Status, write
 from lookright.launching.slurm import (
@@ -260,6 +263,24 @@ def test_plain_lines_where_nobody_looks(launch: Make, monkeypatch: pytest.Monkey
         "#0 12_0 finished a",
         "#1 12_1 failed (no such file) b",
     ]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_jobs_go_on_behind_an_interrupted_launcher(
+    number: int, code: int, launch: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = launch(["a"])
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(number)
+
+    monkeypatch.setattr(slurm, "submit", lambda options, launched: {0: "12_0"})
+    monkeypatch.setattr(plugin, "follow", interrupted)
+    launcher = plugin.SlurmJobs()
+    launcher.config = OmegaConf.create({"hydra": {"sweeper": {"_target_": "x.BasicSweeper"}}})
+    with pytest.raises(Stopped, match="the jobs go on; follow: python -m .* end them: scancel 12") as told:
+        launcher.run(made)
+    assert told.value.exit_code == code
 
 
 def test_a_queue_is_waited_for_whoever_is_gone(launch: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ MISTAKES = [
     Mistake("train data.val_fraction=1", "data.val_fraction=1", "a share in [0, 1)"),
     Mistake("train data.batch_size=0", "data.batch_size=0", "set 1 or more"),
     Mistake("train seed=-1", "seed=-1", "set 0 to"),
+    Mistake("train output=", "output is empty", "set a folder, or leave it out"),
     Mistake("train trainer.devices=0", "trainer.devices=0", "set 1 or more, or auto"),
     Mistake("train trainer.num_threads=0", "trainer.num_threads=0", "set 1 or more"),
     Mistake("train trainer.model_dtype=float8", "trainer.model_dtype='float8'", "valid: float32, bfloat16"),

@@ -31,7 +31,7 @@ from lookright.config.check import Problems
 from lookright.config.entry import with_output
 from lookright.config.inputs import inputs_of, pictures_of
 from lookright.config.made_by import MADE_BY_FILE, MadeBy, describe_data, made_by, read_made_by
-from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, with_run
+from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, refuse_other_command, with_run
 from lookright.errors import ConfigError
 from lookright.evaluation.judge import Judge
 from lookright.evaluation.overlap import run_config_of, trained_on_warning, tuned_on_warning
@@ -172,11 +172,13 @@ def _stages(config: DictConfig) -> tuple[str, ...]:
 
 
 def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) -> Path:
-    """The output folder, its config written; raises ConfigError where it holds answers that another config gave.
+    """The output folder, its config written; raises ConfigError where it holds a run of another command, or answers
+    that another config gave.
 
     `answers_file` is the file of answers there, `keys` those of the config that decide them.
     """
     folder = Path(config.output)
+    refuse_other_command(folder, "output", config)
     folder.mkdir(parents=True, exist_ok=True)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     path = folder / CONFIG_FILE

@@ -17,7 +17,7 @@ from lookright.common.jsonl import write_atomically
 from lookright.config.entry import given_overrides, with_output
 from lookright.config.made_by import MadeBy, described_values, read_made_by
 from lookright.config.references import resolved
-from lookright.config.runs import CONFIG_FILE, own_config, repeated_config
+from lookright.config.runs import CONFIG_FILE, own_config, refuse_other_command, repeated_config
 from lookright.errors import ConfigError
 from lookright.launching.jobs import went_before
 from lookright.reports.training import HeldOutPair, write_training
@@ -113,6 +113,7 @@ def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeB
                 logger.go_on_from(step_of(checkpoint))
         _note_going_on(folder, record())
         return checkpoint
+    refuse_other_command(folder, "output", config)
     if steps_in(folder / CHECKPOINT_FOLDER) or (folder / SUMMARY_FILE).exists():
         raise ConfigError(
             f"output={folder} holds a run already; set resume={folder} to go on with it, or another output"

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from lookright.common.files import write_whole
 from lookright.common.locks import LOCK_FILE, locked
 from lookright.config.made_by import MADE_BY_FILE
-from lookright.config.runs import CONFIG_FILE, NOTHING, read_config
+from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, refuse_other_command
 from lookright.errors import ConfigError
 
 ONE_LOT = "all"
@@ -147,6 +147,7 @@ def open_workspace(config: DictConfig) -> Workspace:
     """The workspace, its config saved; raises ConfigError where the folder holds another run."""
     workspace = workspace_of(config)
     saved_path = workspace.folder / CONFIG_FILE
+    refuse_other_command(workspace.folder, "output", config)
     workspace.folder.mkdir(parents=True, exist_ok=True)
     if not saved_path.is_file():
         _save(config, saved_path)

@@ -19,7 +19,7 @@ from lookright.config.references import ShortName, lost_references, origin, refe
 from lookright.config.renamed import new_names
 from lookright.errors import ConfigError, LookRightError, ParameterError
 
-SEED = "seed"
+SEED, OUTPUT = "seed", "output"
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -110,6 +110,9 @@ def _faults(config: DictConfig) -> Iterator[tuple[str, str]]:
     seed = config.get(SEED)
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         yield SEED, f"{SEED}={seed}; set 0 to {2**32 - 1}"
+    if config.get(OUTPUT) == "":
+        # as where a variable of the shell is not set: it would be the working folder
+        yield OUTPUT, f"{OUTPUT} is empty; set a folder, or leave it out"
     for path, node in _targets(config):
         for place, message in _against_signature(path, node, referred):
             # one value at fault is one line, however many refer to it

@@ -22,6 +22,8 @@ OBJECTIVE = "val/loss"
 """What a sweeper is told of a run without test sets."""
 
 
+COMMANDS = {"trainer": "train.py", "source": "generate.py", "metrics": "infer.py", "grid": "tune_adaptive.py"}
+"""By a key that its config alone has at the root, the command that writes it into a run's folder."""
 NOTHING: tuple[str, ...] = ()
 """Of a config that is shown or compared, what is built."""
 
@@ -55,12 +57,27 @@ def trusted_by(config: DictConfig) -> set[str]:
     return {*targets_of(config), *map(str, config.get("trust") or ())}
 
 
+def refuse_other_command(folder: str | Path, key: str, config: DictConfig) -> None:
+    """Raise ConfigError where the folder that `key` names holds the run of another command than that of `config`.
+
+    To write there would lose its config, and with it what it takes to go on with that run or to use it.
+    """
+    if not (Path(folder) / CONFIG_FILE).is_file():
+        return
+    saved = read_config(folder, key, builds=NOTHING)
+    own = next((name for name in COMMANDS if name in config), None)
+    if own is not None and own not in saved:
+        other = next((command for name, command in COMMANDS.items() if name in saved), "another program")
+        raise ConfigError(f"{key}={folder} holds a run of {other}, not of {COMMANDS[own]}; set another {key}")
+
+
 def own_config(folder: str | Path, key: str, known: DictConfig) -> DictConfig:
     """The config of a run of the command whose keys are those of `known`.
 
     Raises ConfigError for a run of another command, or of a version with other keys: a run is taken as it was or not
     at all.
     """
+    refuse_other_command(folder, key, known)
     saved = read_config(folder, key, trusted=trusted_by(known))
     # runs that were saved before these keys were there repeat nothing
     strange = sorted({str(name) for name in set(saved) ^ set(known)} - {"repeat", "trust"})

@@ -127,13 +127,6 @@ class PreferenceData(LightningDataModule):
         else:
             held_out = [pair for pair in pairs if self._is_held_out(pair[0])]
             pairs = [pair for pair in pairs if not self._is_held_out(pair[0])]
-            if self.val_fraction > 0 and not held_out:
-                log.warning(
-                    "data.val_fraction=%g of %d pairs holds out none: nothing is validated; set a larger share, "
-                    "data.val_path, or 0",
-                    self.val_fraction,
-                    len(pairs),
-                )
         self.path_map.check_used()
         self._check_formats([*pairs, *held_out])
         pairs, lengths = self._fitting(backbone, pairs, needs_target)
