@@ -226,6 +226,20 @@ def test_a_missing_package_is_told(
         train(composed("train", *small_run, f"logger={package}", f"output={tmp_path / 'out'}"))
 
 
+def test_of_the_folder_of_another_only_the_run_is_taken(tmp_path: Path) -> None:
+    """What it says beside that would have W&B write elsewhere."""
+    kept = {"id": "1234abcd", "name": "alpha", "group": None, "project": "theirs", "entity": None}
+    (tmp_path / "wandb.json").write_text(json.dumps(kept | {"dir": "/elsewhere", "mode": "online"}))
+    logger = RunWandbLogger(tmp_path, offline=True)
+    before = dict(logger._wandb_init)
+    logger.go_on_from(2)
+    assert logger._wandb_init == before | kept and str(logger._wandb_init["dir"]) == str(tmp_path)
+    for text, wanted in (("{", "not valid json"), ('{"id": 3}', "id=3 is not text; write it back")):
+        (tmp_path / "wandb.json").write_text(text)
+        with pytest.raises(ConfigError, match=f"wandb.json: {wanted}"):
+            RunWandbLogger(tmp_path, offline=True).go_on_from(2)
+
+
 def test_a_run_that_does_not_log_there_imports_neither() -> None:
     code = (
         "import sys, lookright.commands.train, lookright.training.trackers\n"

@@ -39,6 +39,7 @@ MISTAKES = [
     Mistake("train optimization.learning_rate=1", "optimization.learning_rate is", "optimizer.lr now"),
     Mistake("train reference=cachedd", "reference/cachedd", "adapter_off"),
     Mistake("train reference=99", "reference=99 names no file of reference", "valid names: adapter_off, cached"),
+    Mistake("train =3", "Config group override must be a string", "Got int"),
     Mistake("train reference=null", "reference=null names no file", "valid names: adapter_off, cached"),
     Mistake("train backbone=llava", "backbone/llava", "llava15_7b"),
     Mistake("train optimizer=sgd", "optimizer/sgd", "adamw"),
@@ -60,6 +61,7 @@ MISTAKES = [
     Mistake("train data.val_fraction=1", "data.val_fraction=1", "a share in [0, 1)"),
     Mistake("train data.batch_size=0", "data.batch_size=0", "set 1 or more"),
     Mistake("train seed=-1", "seed=-1", "set 0 to"),
+    Mistake("train data.path=x.jsonl", "data.path=x.jsonl: no such file in /", "or start from the folder that"),
     Mistake("train output=", "output is empty", "set a folder, or leave it out"),
     Mistake("train trainer.devices=0", "trainer.devices=0", "set 1 or more, or auto"),
     Mistake("train trainer.num_threads=0", "trainer.num_threads=0", "set 1 or more"),
@@ -199,6 +201,12 @@ def test_there_are_sixty_and_more() -> None:
     assert {mistake.typed.split()[0] for mistake in MISTAKES} == {
         *HYDRA_COMMANDS, "ask", "export", "serve", "report", "compare", "launching"
     }  # fmt: skip
+
+
+def test_hydra_never_tells_in_our_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    status, told = status_of("train loss.alhpa=1")
+    assert status == 2 and told.startswith("error: loss.alhpa does not exist; did you mean alpha?")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: one.typed)

@@ -18,7 +18,7 @@ from lookright.errors import ConfigError
 from lookright.launching.jobs import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Job, Launch, Status
 from lookright.records.records import write_jsonl
 from lookright.report.__main__ import main
-from lookright.report.page import grids
+from lookright.report.page import command, grids
 from lookright.report.runs import natural, read_runs
 from lookright.report.sweep import differing_keys, read_sweep
 from tests.commands.test_infer import question
@@ -223,9 +223,12 @@ def test_a_sweep_that_was_moved_has_each_run_once(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_named_from_inside_too(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(sweep)
-    assert main(["."]) == 0
-    assert (sweep / "report.md").read_text().startswith("# Sweep sweep\n")
+    best = replace(read_runs(sweep)[0], command="python train.py seed=1")
+    for place, given, output in ((sweep, ".", f"{sweep}_best"), (sweep.parent, "sweep", "sweep_best")):
+        monkeypatch.chdir(place)
+        assert main([given]) == 0
+        assert (sweep / "report.md").read_text().startswith("# Sweep sweep\n")
+        assert command(read_sweep(Path(given)), best) == f"python train.py seed=1 output={output}"
 
 
 def test_a_run_that_came_to_no_number_is_not_the_best(sweep: Path) -> None:

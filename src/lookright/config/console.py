@@ -11,6 +11,8 @@ WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",
     # our own limit is lower, and an error
     r"Image size \(\d+ pixels\) exceeds limit",
+    # jobs of one process that a launcher of ours started need none
+    r"The `srun` command is available on your system",
     # calls inside Lightning and transformers
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"`is_gradient_checkpointing` is deprecated",

@@ -40,7 +40,7 @@ def launch(main: Callable[[], None], config_name: str, folder: Path = CONFIG_FOL
 
     A command that a signal stopped says how to go on, and ends with 143, or with 130 after Ctrl-C.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits before the valid names are added
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits before the valid names are added
     quiet()
     stop_with_starter()
     schema.register()
@@ -58,7 +58,7 @@ def _choices_explained(folder: Path) -> Iterator[None]:
     except ValueError as error:
         if "Config group override must be a string or a list" not in str(error):
             raise
-        raise ConfigError(_wrong_choices(folder)) from error
+        raise ConfigError(_wrong_choices(folder) or str(error)) from error
 
 
 @contextmanager

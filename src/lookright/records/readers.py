@@ -29,7 +29,7 @@ from lookright.records.geometry import INFERRED
 from lookright.records.known_ids import KnownIds
 from lookright.records.pictures import HeldCells, PictureFolder, Pictures, TablePictures
 from lookright.records.records import Record, RecordType
-from lookright.records.tables import Table, open_table
+from lookright.records.tables import Table, no_file, open_table
 from lookright.records.validate import BadRecords, OnBadRecord, check_record
 from lookright.types import Preference, Prompt
 
@@ -217,10 +217,7 @@ def _json_entries(path: Path) -> Iterator[Entry]:
             yield where, number, partial(parse_json, line)
         return
     if path.suffix != ".json" or not path.is_file():
-        found = "no such file; set data.path to one that is there"
-        if path.exists():
-            found = "not a .jsonl or .json file"
-        raise ConfigError(f"data.path={path}: {found}")
+        raise ConfigError(f"data.path={path}: not a .jsonl or .json file") if path.exists() else no_file(path)
     data = read_json(path, "it holds one list of records", f"data.path={path}")
     if not isinstance(data, list):
         raise ConfigError(f"data.path={path}: found a json {type(data).__name__}, the file holds one list of records")

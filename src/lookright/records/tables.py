@@ -180,11 +180,19 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200].encode('utf-8', 'backslashreplace').decode()}"
 
 
+def no_file(path: Path) -> ConfigError:
+    """What to raise for a path that is not there; one from the config of another run may be of another folder."""
+    where, remedy = "", ""
+    if not path.is_absolute():
+        where, remedy = f" in {Path.cwd()}", ", or start from the folder that this path is of"
+    return ConfigError(f"data.path={path}: no such file{where}; set data.path to one that is there{remedy}")
+
+
 def open_table(path: Path) -> Table | None:
     """The table at a path, None for a path of another kind. Raises ConfigError."""
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         if not path.exists():
-            raise ConfigError(f"data.path={path}: no such file; set data.path to one that is there")
+            raise no_file(path)
         return ParquetTable(path)
     return DatasetTable(path) if path.is_dir() and _is_dataset(path) else None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+from lookright.config.made_by import shown_path
 from lookright.report.runs import Run, natural
 from lookright.report.sweep import Sweep
 from lookright.report.table import groups_table, markdown, runs_table, short, shown_setting
@@ -72,7 +73,7 @@ def best_text(sweep: Sweep, best: Run) -> str:
 
 def command(sweep: Sweep, run: Run) -> str | None:
     """Return the command that repeats a run, into a folder of its own; None where the run does not say."""
-    output = f"{sweep.folder}_best"
+    output = shown_path(f"{sweep.folder}_best")
     return None if run.command is None else f"{run.command} {shlex.quote(f'output={output}')}"
 
 

@@ -14,6 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lookright.common.files import write_whole
+from lookright.common.strict_json import read_object, short
+from lookright.config.annotations import misfits
 from lookright.errors import ConfigError, ParameterError
 from lookright.training.loggers import LoggedExample, RunLogger
 
@@ -21,7 +23,8 @@ JOB_TYPE = "train"
 STEP = "trainer/global_step"
 """Under which Lightning logs a row's step to W&B."""
 WANDB_FILE = "wandb.json"
-"""Which run of W&B a run's folder belongs to."""
+"""Which run of W&B a run's folder belongs to: RUN_KEYS of `wandb.init`."""
+RUN_KEYS = ("id", "name", "group", "project", "entity")
 LONGEST_NAME = 128
 """Characters that W&B takes for a name."""
 OFFLINE = ("offline", "dryrun", "disabled")
@@ -133,11 +136,19 @@ class RunWandbLogger(RunLogger, WandbLogger):
                 self._wandb_init[key] = value[:LONGEST_NAME]
 
     def go_on_from(self, step: int) -> None:
-        """Take the run of W&B that the folder belongs to; a folder that was logged elsewhere gets a new one."""
+        """Take the run of W&B that the folder belongs to; a folder that was logged elsewhere gets a new one.
+
+        Raises ConfigError for a damaged file.
+        """
         del step
         path = self.folder / WANDB_FILE
         if path.is_file():
-            self._wandb_init |= json.loads(path.read_text(encoding="utf-8"))
+            remedy = "write it back as the run saved it, or remove it"
+            kept = read_object(path, remedy)
+            for one in misfits(kept, dict[str, str | None]):
+                raise ConfigError(f"{path}: {one.path[0]}={short(one.value)} is not {one.wanted}; {remedy}")
+            # nothing else: the folder may be somebody else's, and `dir` would lead out of it
+            self._wandb_init |= {key: kept[key] for key in RUN_KEYS if key in kept}
             self._goes_on = True
 
     @property
@@ -149,7 +160,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
 
             if not self._goes_on:
                 self._wandb_init["id"] = self._wandb_init["id"] or secrets.token_hex(4)
-            kept = {key: self._wandb_init[key] for key in ("id", "name", "group", "project", "entity")}
+            kept = {key: self._wandb_init[key] for key in RUN_KEYS}
             write_whole(self.folder / WANDB_FILE, json.dumps(kept, indent=1) + "\n")
             try:
                 run = super().experiment
