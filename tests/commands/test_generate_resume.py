@@ -1,5 +1,6 @@
 """Killed at any point, or cut in shards: the final files are those of one unbroken run, byte for byte."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lookright.common.jsonl import AppendOnly
 from lookright.composing.workspace import open_workspace
 from lookright.config.made_by import read_made_by
 from lookright.errors import ConfigError, LookRightError
+from tests.commands.conftest import write_source
 
 Run = Callable[..., Path]
 FILES = ("instructions.jsonl", "skipped.jsonl", "answers.jsonl", "preferences.jsonl", "summary.json", "source.json")
@@ -88,6 +90,18 @@ def test_shards_of_lots_by_format_and_an_unfinished_shard(run: Run, tmp_path: Pa
     run(parts, *counts, "shard.count=2", "stage=answer")
     run(parts, *counts, "shard.count=2", "stage=select")
     assert_same_files(parts, whole)
+
+
+def test_another_source_under_the_path_of_the_one_that_was_read_is_refused(run: Run, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    given = [f"source.train_json={source / 'rows.json'}", f"source.image_folder={source / 'pictures'}"]
+    run(tmp_path / "out", *given, "stage=compose")
+    before = (tmp_path / "out" / "instructions.jsonl").read_bytes()
+    rows = json.loads((source / "rows.json").read_text())
+    (source / "rows.json").write_text(json.dumps(rows[::-1]))
+    with pytest.raises(ConfigError, match="source.train_json: .*rows.json is not what output=.*out was made of"):
+        run(tmp_path / "out", *given)
+    assert (tmp_path / "out" / "instructions.jsonl").read_bytes() == before
 
 
 def test_a_type_that_follows_the_device_is_known_once_answers_are_there(

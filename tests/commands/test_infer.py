@@ -218,8 +218,32 @@ def test_tuned_model_answers_with_its_adapter(
         next(one for name, one in policy.named_parameters() if "lora_B" in name).add_(1)
     policy.save_pretrained(weights.parent)
     os.utime(weights, (later - 3600, later - 3600))
-    with pytest.raises(ConfigError, match="holds answers of other weights than those that adapter="):
+    with pytest.raises(ConfigError, match=f"adapter: {weights.parent} is not what output={tmp_path / 'adapter'} was"):
         run(tmp_path / "adapter", f"adapter={weights.parent}")
+
+
+def test_other_questions_under_the_ids_of_answered_ones_are_refused(
+    composed: Callable[..., DictConfig], llava_weights: Path, tmp_path: Path
+) -> None:
+    """Their answers would be taken for answers to what is asked now."""
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "questions.jsonl"
+    asked = [question(tmp_path, number) for number in range(3)]
+    given = [f"backbone.path={llava_weights}", f"data.path={path}", "decode.max_new_tokens=2", "overlays=0"]
+
+    def answer() -> None:
+        write_jsonl(path, asked)
+        infer(composed("infer", *given, f"output={tmp_path / 'out'}"))
+
+    answer()
+    before = [(tmp_path / "out" / name).read_bytes() for name in ("made_by.json", "predictions.jsonl", "metrics.json")]
+    asked[1] = replace(asked[1], ground_truth="something else")
+    with pytest.raises(ConfigError, match=f"data.path: {path} is not what output=.*out was made of .*another output"):
+        answer()
+    after = [(tmp_path / "out" / name).read_bytes() for name in ("made_by.json", "predictions.jsonl", "metrics.json")]
+    assert after == before
+    asked[1] = question(tmp_path, 1)
+    answer()
 
 
 @pytest.mark.parametrize(

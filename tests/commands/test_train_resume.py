@@ -117,6 +117,21 @@ def test_resume_takes_no_other_override(composed: Compose, unbroken: Path, monke
         train(composed("train", *given))
 
 
+def test_a_run_goes_on_with_its_own_data_or_not_at_all(
+    composed: Compose, settings: list[str], pairs: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pairs(tmp_path / "pairs")
+    given = [item for item in settings if not item.startswith("data.path=")]
+    run_until(monkeypatch, composed("train", *given, f"data.path={path}", f"output={tmp_path / 'out'}"), 5)
+    lines = path.read_text()
+    path.write_text("".join(lines.splitlines(keepends=True)[::-1]))
+    message = f"data.path: {path} is not what resume={tmp_path / 'out'} was made of .*, or start anew with another"
+    with pytest.raises(ConfigError, match=message):
+        train(composed("train", f"resume={tmp_path / 'out'}"))
+    path.write_text(lines)
+    assert train(composed("train", f"resume={tmp_path / 'out'}"))["steps"] == 6
+
+
 def test_other_packages_of_a_later_start_are_noted_once(
     composed: Compose, unbroken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,8 +29,8 @@ from lookright.common.stopping import stoppable
 from lookright.composing.workspace import Workspace, only_writer
 from lookright.config.check import Problems
 from lookright.config.entry import with_output
-from lookright.config.inputs import inputs_of, pictures_of
-from lookright.config.made_by import MADE_BY_FILE, MadeBy, describe_data, made_by, read_made_by
+from lookright.config.inputs import pictures_of
+from lookright.config.made_by import MadeBy, describe_data, made_by, refuse_other_inputs
 from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, refuse_other_command, with_run
 from lookright.errors import ConfigError
 from lookright.evaluation.judge import Judge
@@ -186,11 +186,6 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
     # one shard may have begun before another has an answer
     several = (plain.get("shard") or {}).get("count", 1) > 1
     if path.is_file() and (shards or several or (folder / answers_file).is_file()):
-        if _has_other_weights(folder, config.adapter):
-            raise ConfigError(
-                f"output={folder} holds answers of other weights than those that adapter={config.adapter} has now; "
-                "set another output, or delete them"
-            )
         saved: Any = OmegaConf.to_container(read_config(folder, "output", builds=NOTHING))
         changed = [key for key in keys if _deciding(saved, key) != _deciding(plain, key)]
         changed += _changed_shards(saved, plain)
@@ -198,6 +193,7 @@ def open_output(config: DictConfig, answers_file: str, keys: Collection[str]) ->
             raise ConfigError(
                 f"output={folder} holds predictions of another config ({', '.join(changed)} differ); set another output"
             )
+        refuse_other_inputs(folder, config, keys)
         if saved.get("metrics") != plain.get("metrics"):
             write_atomically(path, [OmegaConf.to_yaml(OmegaConf.create(saved | {"metrics": plain.get("metrics")}))])
         return folder
@@ -212,15 +208,6 @@ def _deciding(config: dict[str, Any], key: str) -> Any:
         return value
     judge = f"{Judge.__module__}.{Judge.__qualname__}"
     return {name: node for name, node in value.items() if node is None or node.get("_target_") != judge}
-
-
-def _has_other_weights(folder: Path, adapter: str | None) -> bool:
-    """Whether the records of a folder tell of other content of the adapter: no clock does, since clocks are set."""
-    now = inputs_of(OmegaConf.create({"adapter": adapter})).get("adapter")
-    names = [MADE_BY_FILE, *(f"shards/{one.name}" for one in folder.glob("shards/made_by-*.json"))]
-    records = [read_made_by(folder, name) for name in names]
-    before = [one.inputs["adapter"] for one in records if one is not None and "adapter" in one.inputs]
-    return now is not None and any(one.hash != now.hash for one in before)
 
 
 def _changed_shards(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -20,13 +20,8 @@ class Earlier:
 
     def check(self, now: Mapping[str, Input]) -> None:
         """Raise ConfigError where an input is not what it was, by its hash; one that the user chose anew may be."""
-        earlier = {} if self.record is None else self.record.inputs
-        lines = [
-            f"{key}: {one.path} is not what repeat={self.folder} was made of ({one.covers}: {one.hash}, it was "
-            f"{earlier[key].hash} of {earlier[key].path}); put it back as it was, or {_remedy(key)}"
-            for key, one in now.items()
-            if key in earlier and one.hash != earlier[key].hash and not self._is_chosen(key)
-        ]
+        changed = {} if self.record is None else self.record.changed_inputs(now, f"repeat={self.folder}")
+        lines = [f"{text}, or {_remedy(key)}" for key, text in changed.items() if not self._is_chosen(key)]
         if lines:
             raise ConfigError("\n".join(lines))
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookright.common.jsonl import write_atomically
 from lookright.config.entry import given_overrides, with_output
+from lookright.config.inputs import PICTURES
 from lookright.config.made_by import MadeBy, described_values, read_made_by
 from lookright.config.references import resolved
 from lookright.config.runs import CONFIG_FILE, own_config, refuse_other_command, repeated_config
@@ -111,7 +112,7 @@ def open_folder(config: DictConfig, trainer: Trainer, record: Callable[[], MadeB
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.go_on_from(step_of(checkpoint))
-        _note_going_on(folder, record())
+        _go_on(folder, record())
         return checkpoint
     refuse_other_command(folder, "output", config)
     if steps_in(folder / CHECKPOINT_FOLDER) or (folder / SUMMARY_FILE).exists():
@@ -141,12 +142,22 @@ def _refuse_other_ranks(checkpoint: Path, trainer: Trainer) -> None:
     )
 
 
-def _note_going_on(folder: Path, now: MadeBy) -> None:
-    """Say in the record of a run that this start has other code, if it does; one of an older version is made anew."""
+def _go_on(folder: Path, now: MadeBy) -> None:
+    """Say in the record of a run that this start has other code, if it does; one of an older version is made anew.
+
+    Raises ConfigError for other data or weights than it began with: its place in them would be another. A picture may
+    have been mended meanwhile.
+    """
     begun = read_made_by(folder)
     if begun is None or not begun.versions:
         now.write(folder)
         return
+    changed = begun.changed_inputs(now.inputs, f"resume={folder}")
+    lines = [
+        f"{text}, or start anew with another output" for key, text in changed.items() if not key.endswith(PICTURES)
+    ]
+    if lines:
+        raise ConfigError("\n".join(lines))
     differences = now.code_differences(begun)
     if differences:
         line = f"{now.date}: {'; '.join(differences)}"

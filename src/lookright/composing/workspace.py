@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lookright.common.files import write_whole
 from lookright.common.locks import LOCK_FILE, locked
-from lookright.config.made_by import MADE_BY_FILE
+from lookright.config.made_by import MADE_BY_FILE, refuse_other_inputs
 from lookright.config.runs import CONFIG_FILE, NOTHING, read_config, refuse_other_command
 from lookright.errors import ConfigError
 
@@ -174,6 +174,7 @@ def open_workspace(config: DictConfig) -> Workspace:
         raise ConfigError(
             f"output={workspace.folder} was begun with another config ({shown}); set these back, or another output"
         )
+    refuse_other_inputs(workspace.folder, config, keys)
     _refuse_other_pairs(workspace, saved, config)
     _save(config, saved_path)
     return workspace

@@ -4,7 +4,7 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -91,6 +91,15 @@ class MadeBy:
             found.append("the changes of the code since its commit are others")
         return found
 
+    def changed_inputs(self, now: Mapping[str, Input], made: str) -> dict[str, str]:
+        """Return what of `now` is not what it was, by its hash, a text by key; `made` is how messages call the run."""
+        return {
+            key: f"{key}: {one.path} is not what {made} was made of ({one.covers}: {one.hash}, it was {before.hash} of "
+            f"{before.path}); put it back as it was"
+            for key, one in now.items()
+            if (before := self.inputs.get(key)) is not None and one.hash != before.hash
+        }
+
 
 def read_made_by(folder: Path, name: str = MADE_BY_FILE) -> MadeBy | None:
     """What a run says of itself; None for the folder of a run that does not. Raises ConfigError for a broken file."""
@@ -103,6 +112,19 @@ def read_made_by(folder: Path, name: str = MADE_BY_FILE) -> MadeBy | None:
         return MadeBy(**plain, inputs=inputs)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no record of a run ({error}); write it back as it was, or delete it") from error
+
+
+def refuse_other_inputs(folder: Path, config: DictConfig, keys: Collection[str]) -> None:
+    """Raise ConfigError where the run in a folder, or a shard of it, read other data or weights than are there now.
+
+    What it made would stay and be taken for what they give. `keys` are the keys of the root that decide it.
+    """
+    now = {key: one for key, one in inputs_of(config).items() if key.partition(".")[0] in keys}
+    names = [MADE_BY_FILE, *(f"shards/{one.name}" for one in folder.glob("shards/made_by-*.json"))]
+    records = [record for name in names if (record := read_made_by(folder, name)) is not None]
+    changed = [text for record in records for text in record.changed_inputs(now, f"output={folder}").values()]
+    if changed:
+        raise ConfigError("\n".join(f"{text}, or set another output" for text in dict.fromkeys(changed)))
 
 
 def made_by(config: DictConfig, script: str, data: str) -> MadeBy:
