@@ -152,12 +152,10 @@ def _go_on(folder: Path, now: MadeBy) -> None:
     if begun is None or not begun.versions:
         now.write(folder)
         return
-    changed = begun.changed_inputs(now.inputs, f"resume={folder}")
-    lines = [
-        f"{text}, or start anew with another output" for key, text in changed.items() if not key.endswith(PICTURES)
-    ]
-    if lines:
-        raise ConfigError("\n".join(lines))
+    inputs = {key: one for key, one in now.inputs.items() if not key.endswith(PICTURES)}
+    changed = begun.changed_inputs(inputs, f"resume={folder}").values()
+    if changed:
+        raise ConfigError("\n".join(f"{text}, or start anew with another output" for text in changed))
     differences = now.code_differences(begun)
     if differences:
         line = f"{now.date}: {'; '.join(differences)}"
