@@ -207,6 +207,15 @@ def test_a_run_that_another_launch_went_on_with_has_the_command_that_began_it(tm
     assert run.command == "python train.py --config-dir mine/conf 'data.path=a b' loss.alpha=0 loss/kind=dpo"
 
 
+def test_a_job_that_was_stopped_and_is_gone_on_with_by_hand_runs(tmp_path: Path) -> None:
+    """Not where the lock is of another machine, where a kill may have left it."""
+    stopped = Status(state=STOPPED, where=socket.gethostname(), pid=GONE)
+    launched(tmp_path, {0: stopped, 1: stopped})
+    for num, host in enumerate((socket.gethostname(), "node7")):
+        (write_run(tmp_path / str(num)) / ".lock").write_text(f"process {os.getpid()} on {host} since 2026\n")
+    assert [run.state for run in read_runs(tmp_path)] == [RUNNING, STOPPED]
+
+
 def test_jobs_that_no_launcher_will_start_are_told(tmp_path: Path) -> None:
     launched(tmp_path, {0: None}, pid=GONE)
     (run,) = read_runs(tmp_path)

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,10 @@ def _read(folder: Path, sweep: Path, launched: tuple[Launch, Job, View] | None) 
     if summary and ("objective" in summary or config.get("eval") is None):
         run.measured = _json(folder / EVAL_FOLDER / "metrics.json")
         return run
-    run.state, run.detail = (view.state, view.detail) if view is not None else _state_on_disk(folder)
+    run.state, run.detail = _state_on_disk(folder)
+    # what a launcher left may be gone on with by hand, here
+    if view is not None and (run.state, run.detail) != (RUNNING, socket.gethostname()):
+        run.state, run.detail = view.state, view.detail
     if run.state == FINISHED:
         run.state, run.detail = FAILED, "it ended without summary.json"
     run.detail = run.detail.strip().split("\n")[0]
