@@ -222,6 +222,17 @@ def test_a_job_is_what_it_says_or_else_what_slurm_says(launch: Make, monkeypatch
     assert stopped[-2:] == [View("stopped", "SLURM: cancelled"), View("stopped", "SLURM: cancelled", over=True)]
 
 
+def test_a_job_that_makes_place_again_and_again_is_not_lost(launch: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = submitted(launch(["a"]))
+    made.set_status(0, Status(state="running", where="node1"))
+    watch = Watch(made)
+    for _ in range(4):
+        for word, state in (("PREEMPTED", "running"), ("PENDING", "waiting"), ("RUNNING", "running")):
+            monkeypatch.setattr(slurm, "states", lambda ids, word=word: {0: (word, "None")})
+            found = watch.look()[0]
+            assert (found.state, found.over) == (state, False)
+
+
 def test_no_job_is_lost_while_slurm_does_not_answer(
     launch: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

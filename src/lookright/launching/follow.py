@@ -64,7 +64,7 @@ class View:
 
 
 class Watch:
-    """Looks at the jobs of a launch; one that was looked for `patience` times in vain counts as lost."""
+    """Looks at the jobs of a launch; one that was looked for `patience` times on end in vain counts as lost."""
 
     def __init__(self, launch: Launch, patience: int = PATIENCE) -> None:
         self.launch, self.patience = launch, patience
@@ -84,6 +84,8 @@ class Watch:
             return View(state, "SLURM does not answer")
         live, why = _in_queue(status, queue.get(num)) if self.ids else _on_machine(self.launch, status)
         if live is not None:
+            # a job that SLURM queued again is not gone, however often
+            del self._gone[num]
             return live
         self._gone[num] += 1
         over = self._gone[num] >= self.patience
