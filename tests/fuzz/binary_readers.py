@@ -6,6 +6,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lookright.backbones.llava import LlavaBackbone
 from lookright.backbones.shards import check_local_files, fill, tensor_names, weight_files
 from lookright.backbones.tokenizer import read_tokenizer
 from lookright.common.pictures import open_rgb
+from lookright.launching.jobs import Job, Launch, Status
 from lookright.records.pictures import PictureFolder
 from lookright.records.readers import load_preferences
 from lookright.reference.store import MAGIC, LogpStore, read_shard
@@ -136,6 +138,20 @@ def _same_manifest(data: bytes, found: Any) -> None:
     assert told["components"] == {"weights": "a"} and told["versions"] == found
 
 
+def _same_launch(data: bytes, found: Launch) -> None:
+    told = plain.json_value(data)
+    given = {name: value for name, value in asdict(found).items() if name in told and name not in ("folder", "jobs")}
+    assert given == {name: told[name] for name in given}
+    for one, job in zip(told["jobs"], found.jobs, strict=True):
+        given = {name: getattr(job, name) for name in ("num", "overrides", "swept", "shared") if name in one}
+        assert given == {name: one[name] for name in given} and Path(job.folder).name == Path(one["folder"]).name
+
+
+def _same_status(data: bytes, found: Status) -> None:
+    told = plain.json_value(data)
+    assert all(value == told[name] for name, value in asdict(found).items() if name in told)
+
+
 def _summary(path: Path) -> Any:
     return read_summary(path)
 
@@ -242,6 +258,13 @@ SAVED = "saved_"
 SAVED_ROWS = [PAIR | {"chosen": text} for text in ("x", "zé", "a cat")]
 SAVED_DATASET = _saved_dataset()
 ARROW = next(name for name in SAVED_DATASET if name.endswith(".arrow"))
+SUMMARY = json.dumps(
+    {"metrics": {"val/loss": 0.5}, "eval": {}, "objective": {"name": "val/loss", "value": 0.5}, "steps": 3}
+).encode()
+JOB = Job(num=0, overrides=["seed=1"], swept=["seed=1"], folder="/sweep/0")
+AT_HAND = Launch(folder=Path("/sweep/launch/1"), module="m", python="python", cwd="/", path="", jobs=[JOB])
+LAUNCH = json.dumps(asdict(AT_HAND) | {"folder": str(AT_HAND.folder)}).encode()
+STATUS = json.dumps(asdict(Status(state="failed", starts=2, exit_code=1, error="x", where="node1", pid=7))).encode()
 READERS = [
     Reader("safetensors", "model.safetensors", [save(STATE)], _weights, _same_weights),
     Reader("pickled", "pytorch_model.bin", [_pickled()], _weights, _same_pickled, weight=0.3),
@@ -252,7 +275,10 @@ READERS = [
            weight=0.1),
     Reader("shard", "it.logps", [_shard_bytes(), _shard_bytes(bytes(16))], _shard, _same_shard),
     Reader("manifest", "manifest.json", [MANIFEST], _manifest, _same_manifest, named="reference.folder"),
-    Reader("summary", "summary.json", [json.dumps({"metrics": {"val/loss": 0.5}, "steps": 3}).encode()], _summary,
+    Reader("launch", "jobs.json", [LAUNCH], lambda path: Launch.load(path.parent), _same_launch, weight=0.3),
+    Reader("status", "0.json", [STATUS], lambda path: replace(AT_HAND, folder=path.parent).status(0), _same_status,
+           weight=0.3),
+    Reader("summary", "summary.json", [SUMMARY], _summary,
            lambda data, found: None if plain.json_value(data) == found else _differs()),
     Reader("parquet", "it.parquet", [_parquet()], lambda path: load_preferences(path).records, _same_table, weight=0.3),
     *(Reader(f"{name}_config", "config.json", [(ASSETS / name / "config.json").read_bytes()],

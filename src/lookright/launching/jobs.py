@@ -152,7 +152,8 @@ def _read(kind: type[Read], path: Path) -> Read:
     remedy = "write it back as the launcher wrote it, or move the folder of this launch away"
     value = read_json(path, remedy)
     try:
-        return TypeAdapter(kind).validate_python(value)
+        # by way of json, in which a path is a text and a number may be a key
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
