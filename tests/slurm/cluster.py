@@ -92,7 +92,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         (folder / name).mkdir(parents=True)
     host = socket.gethostname().partition(".")[0]
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(2)))
+    config.write_text(CONFIG.format(host=host, folder=folder, ports=free_ports(2)))
     running = Cluster(folder, _environment(config))
     daemons = []
     try:
@@ -172,7 +172,7 @@ def _answer(running: Cluster) -> None:
         time.sleep(0.5)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:

@@ -1,5 +1,6 @@
 """What SLURM does to a job and a job to SLURM, with a command that takes no time: `tests/launching/conftest.py`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from lookright.launching import slurm as programs
 from lookright.launching.jobs import Launch, Resources, Status
 from lookright.launching.slurm import SlurmOptions, submit
 from tests.launching.conftest import launch  # noqa: F401
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, free_ports
 from tests.slurm.conftest import until
 
 pytestmark = pytest.mark.slurm
@@ -90,6 +91,18 @@ def test_scancel_is_final(waits: Callable[..., Launch], slurm: Cluster, tmp_path
     until(lambda: slurm.state(job.id) == "CANCELLED", "the end")
     until(lambda: (status := job.status()) is not None and status.state == "stopped", "its word")
     assert programs.states({0: job.id})[0][0] == "CANCELLED"
+
+
+def test_a_controller_that_is_away_says_nothing_of_jobs(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike one that has forgotten them."""
+    assert programs.states({0: "999999_0"}) == {}
+    config = (slurm.folder / "slurm.conf").read_text()
+    # where nothing listens
+    (tmp_path / "slurm.conf").write_text(re.sub(r"(SlurmctldPort)=\d+", rf"\1={free_ports(1)[0]}", config))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    assert programs.states({0: "999999_0"}) is None
 
 
 def test_a_failure_is_one_for_slurm_too(launch: Make, slurm: Cluster) -> None:  # noqa: F811
