@@ -203,6 +203,15 @@ def test_there_are_sixty_and_more() -> None:
     }  # fmt: skip
 
 
+def test_what_is_refused_leaves_no_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for typed in ("train data.path=x.jsonl output=refused/run", "train resume=refused/run"):
+        assert status_of(typed)[0] == 2 and not (folder / "refused" / "run").exists()
+    # the working folder is nobody's output
+    monkeypatch.chdir(tmp_path)
+    for typed in ("train data.path=x.jsonl output=.", ONE):
+        assert status_of(typed)[0] == 2 and tmp_path.is_dir()
+
+
 def test_hydra_never_tells_in_our_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     status, told = status_of("train loss.alhpa=1")

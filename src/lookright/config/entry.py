@@ -94,7 +94,7 @@ def ended_in_job(job: TaskFunction, config_name: str) -> TaskFunction:
     @wraps(job)
     def run(config: DictConfig) -> Any:
         if HydraConfig.get().mode == RunMode.RUN:
-            with ending(partial(explain, config_name=config_name)):
+            with ending(partial(explain, config_name=config_name)), _no_empty_folder():
                 return job(config)
         try:
             return job(config)
@@ -102,6 +102,19 @@ def ended_in_job(job: TaskFunction, config_name: str) -> TaskFunction:
             _leave(error)
 
     return run
+
+
+@contextmanager
+def _no_empty_folder() -> Iterator[None]:
+    """Remove the folder that Hydra made for a job where the job was refused before it wrote anything there."""
+    try:
+        yield
+    except LookRightError:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with suppress(OSError):
+            if folder != Path.cwd():
+                folder.rmdir()
+        raise
 
 
 def with_output(config: DictConfig) -> DictConfig:
