@@ -122,6 +122,9 @@ def test_what_a_killed_launcher_never_began_is_told(launch: Make, capsys: pytest
     assert main([str(made.folder.parents[1])]) == 1
     assert f"job 1 later: never begun: its launcher is gone; log: {made.log(1)}" in capsys.readouterr().out
     assert main(["nowhere"]) == 2
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "python -m lookright.launching [-h] folder" in capsys.readouterr().out
 
 
 def test_a_job_that_was_stopped_is_none_that_failed(launch: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,10 @@ def test_every_epoch_has_as_many_batches(options: dict) -> None:
     assert len({str(order) for order in orders}) == 4
 
 
+def test_a_batch_may_fill_its_budget_to_the_last_token() -> None:
+    assert list(PairBatchSampler([5, 5, 4, 7], 1, max_tokens=10, shuffle=False)) == [[0, 1], [2], [3]]
+
+
 def test_a_pair_over_the_budget_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data.max_tokens=399 .*\(400 tokens\); raise it"):
         PairBatchSampler([*LENGTHS, 400], 1, 399)

@@ -1,5 +1,6 @@
-"""Shows the jobs of a sweep until all have ended: `python -m lookright.launching SWEEP_FOLDER`, again at any time."""
+"""python -m lookright.launching FOLDER: the jobs of a sweep until nothing more comes of any; at any time again."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from lookright.launching.jobs import Launch, launches
 
 
 def main(arguments: list[str]) -> int:
-    """Follow every launch of a sweep; returns 1 where a job failed, and 2 where there is none to follow."""
-    folders = launches(Path(arguments[0])) if len(arguments) == 1 else []
+    """Follow every launch of a sweep; returns 1 where a job did not finish, and 2 where there is none to follow."""
+    parser = argparse.ArgumentParser(prog="python -m lookright.launching", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of a sweep that hydra/launcher=slurm or local wrote to")
+    sweep = parser.parse_args(arguments).folder
+    folders = launches(sweep)
     if not folders:
-        given = " ".join(arguments) or "no folder"
-        told = "name one folder of a sweep, one that hydra/launcher=slurm or local wrote to"
-        print(f"error: {given} holds no launch; {told}: python -m lookright.launching SWEEP_FOLDER", file=sys.stderr)
+        told = "name the folder of a sweep, one that hydra/launcher=slurm or local wrote to"
+        print(f"error: {sweep} holds no launch; {told}", file=sys.stderr)
         return 2
     status = 0
     for folder in folders:
