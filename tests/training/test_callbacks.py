@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -11,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lookright.backbones.llava import LlavaBackbone
 from lookright.errors import ConfigError
-from lookright.training.callbacks import EarlyStopping, OperatorProfile, best_checkpoints, monitors
+from lookright.training.callbacks import EarlyStopping, OperatorProfile, StepSeed, best_checkpoints, monitors
 from lookright.training.preference import logged_metrics
 from tests.training.parts import make_module
 from tests.training.test_fit import fit, make_data
@@ -30,6 +31,17 @@ def test_the_names_are_those_of_a_run(weights: dict[str, float], llava: LlavaBac
     found = sorted({*trainer.callback_metrics, "train/learning_rate"})
     assert logged_metrics(loss, data.val_set.records) == found
     assert any(name.startswith("val/sequence/") for name in found)
+
+
+def test_random_numbers_of_a_step_follow_its_place_and_the_seed_alone() -> None:
+    def drawn(seed: int = 0, rank: int = 0, epoch: int = 0, batch: int = 0) -> float:
+        trainer = SimpleNamespace(global_rank=rank, current_epoch=epoch)
+        StepSeed(seed).on_train_batch_start(trainer, None, None, batch)
+        return torch.rand(()).item()
+
+    with torch.random.fork_rng():
+        others = [drawn(), drawn(seed=1), drawn(rank=1), drawn(epoch=1), drawn(batch=1), drawn(epoch=1, batch=1)]
+        assert drawn() == others[0] and len(set(others)) == len(others)
 
 
 def test_without_held_out_pairs_nothing_of_them_is_named(llava: LlavaBackbone) -> None:

@@ -106,15 +106,14 @@ def ended_in_job(job: TaskFunction, config_name: str) -> TaskFunction:
 
 @contextmanager
 def _no_empty_folder() -> Iterator[None]:
-    """Remove the folder that Hydra made for a job where the job was refused before it wrote anything there."""
+    """Remove the folder that Hydra made for a job that wrote nothing there: it was refused, or plans alone."""
     try:
         yield
-    except LookRightError:
+    finally:
         folder = Path(HydraConfig.get().runtime.output_dir)
         with suppress(OSError):
             if folder != Path.cwd():
                 folder.rmdir()
-        raise
 
 
 def with_output(config: DictConfig) -> DictConfig:
