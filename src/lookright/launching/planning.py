@@ -69,9 +69,9 @@ class Planner:
         own = [item for item in overrides if not OUTPUT.match(item)]
         if resumed is None:
             own.append(f"output={quoted(folder)}")
-        if str(OmegaConf.select(task, "trainer.devices")) in ("auto", "-1"):
-            own = [item for item in own if not item.startswith("trainer.devices=")]
-            own += [f"trainer.devices={resources.tasks_per_node}"] * (resumed is None)
+            if str(OmegaConf.select(task, "trainer.devices")) in ("auto", "-1"):
+                # behind what was given, which it goes before
+                own.append(f"trainer.devices={resources.tasks_per_node}")
         kept = [item for item in self.config.hydra.overrides.hydra if not OURS.match(item)]
         return Job(
             num=num,
