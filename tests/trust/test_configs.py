@@ -15,7 +15,7 @@ from lookright.commands.train import train
 from lookright.compare import main as compare
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.config.references import resolved
-from lookright.config.runs import NOTHING, read_config, run_model
+from lookright.config.runs import NOTHING, own_config, read_config, run_model
 from lookright.config.trust import check_targets
 from lookright.errors import ConfigError
 from lookright.evaluation.predictions import metrics_of_run
@@ -179,6 +179,13 @@ def test_the_users_own_classes_are_named_by_trust(mark: Path, tmp_path: Path) ->
     for others in (["na"], ["nap.Na"], ["lookright"], ["pathlib"]):
         with pytest.raises(ConfigError, match=r"set trust=\[nap\]"):
             read_config(folder, "run", trusted=others)
+
+
+def test_whom_a_folder_trusts_itself_counts_for_nothing(composed: Compose, tmp_path: Path) -> None:
+    theirs = composed("train", "data.path=x", f"output={tmp_path}", "trust=[theirs,deepspeed]")
+    strangers(tmp_path, OmegaConf.to_yaml(resolved(theirs)))
+    for given, wanted in (([], []), (["trust=[mine]"], ["mine"])):
+        assert own_config(tmp_path, "resume", composed("train", f"resume={tmp_path}", *given)).trust == wanted
 
 
 @pytest.mark.parametrize("target", ["os.system", "lookright.config.made_by.subprocess.run"])
