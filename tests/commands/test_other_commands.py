@@ -19,7 +19,7 @@ from tests.commands.test_infer import question
 ROOTS = {
     "train.py": "trainer: {max_steps: 2}",
     "generate.py": "source: {_target_: lookright.composing.sources.easy_vqa.EasyVqa}",
-    "infer.py": "metrics: {}",
+    "infer.py": "overlays: 3",
     "tune_adaptive.py": "grid: {}",
     "another program": "database: x",
 }

@@ -22,7 +22,7 @@ OBJECTIVE = "val/loss"
 """What a sweeper is told of a run without test sets."""
 
 
-COMMANDS = {"trainer": "train.py", "source": "generate.py", "metrics": "infer.py", "grid": "tune_adaptive.py"}
+COMMANDS = {"trainer": "train.py", "source": "generate.py", "overlays": "infer.py", "grid": "tune_adaptive.py"}
 """By a key that its config alone has at the root, the command that writes it into a run's folder."""
 NOTHING: tuple[str, ...] = ()
 """Of a config that is shown or compared, what is built."""
