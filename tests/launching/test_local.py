@@ -14,11 +14,11 @@ import pytest
 
 from lookright.common.stopping import Interrupted
 from lookright.errors import ConfigError, Stopped
-from lookright.launching import plugin
+from lookright.launching import local, plugin
 from lookright.launching.__main__ import main
 from lookright.launching.follow import JobsFailed, follow
 from lookright.launching.jobs import Launch, Resources, Status, is_gone
-from lookright.launching.local import LocalPool, check_fit, environment_of
+from lookright.launching.local import LocalPool, begun_again, check_fit, environment_of
 
 Make = Callable[..., Launch]
 
@@ -98,14 +98,16 @@ def test_an_interrupted_launcher_says_what_is_left(
             time.sleep(0.05)
         raise Interrupted(number)
 
-    monkeypatch.setattr(plugin, "follow", interrupted)
+    monkeypatch.setattr(local, "follow", interrupted)
     with pytest.raises(Stopped) as stopped:
         plugin.LocalJobs().run(made)
     assert stopped.value.exit_code == code
-    first, second, third = str(stopped.value).splitlines()
-    assert first == f"{signal.Signals(number).name}: stopped; 2 of 2 jobs did not finish"
-    assert second.startswith("job 0 waits: stopped by a signal; it goes on with resume=")
-    assert third == f"job 1 later: never begun; log: {made.log(1)}"
+    assert str(stopped.value).splitlines() == [
+        f"{signal.Signals(number).name}: stopped; 2 of 2 jobs did not finish",
+        f"job 0 waits: stopped by a signal; it can go on; log: {made.log(0)}",
+        f"job 1 later: never begun; log: {made.log(1)}",
+        f"go on: python -m lookright.launching {made.sweep} --go-on",
+    ]
 
 
 def test_a_job_that_cannot_begin_is_a_failure(launch: Make) -> None:
@@ -119,20 +121,85 @@ def test_what_a_killed_launcher_never_began_is_told(launch: Make, capsys: pytest
     made = replace(launch(["ok"], ["later"]), host=socket.gethostname(), pid=2**22 + 1)
     made.save()
     made.set_status(0, Status(state="finished"))
-    assert main([str(made.folder.parents[1])]) == 1
+    assert main([str(made.sweep)]) == 1
     assert f"job 1 later: never begun: its launcher is gone; log: {made.log(1)}" in capsys.readouterr().out
-    assert main(["nowhere"]) == 2
+    with pytest.raises(ConfigError, match="nowhere holds no launch"):
+        main(["nowhere"])
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    assert "python -m lookright.launching [-h] folder" in capsys.readouterr().out
+    assert "python -m lookright.launching [-h] [--go-on]" in capsys.readouterr().out
 
 
 def test_a_job_that_was_stopped_is_none_that_failed(launch: Make, capsys: pytest.CaptureFixture[str]) -> None:
     made = launch(["a"])
     made.set_status(0, Status(state="stopped", exit_code=143))
-    assert main([str(made.folder.parents[1])]) == 1
+    assert main([str(made.sweep)]) == 1
     told = capsys.readouterr().out.splitlines()
-    assert told[-3] == f"1 stopped; {made.folder}" and "job 0 a: stopped by a signal; it goes on with" in told[-1]
+    assert told[-4] == f"1 stopped; {made.folder}" and "job 0 a: stopped by a signal; it can go on" in told[-2]
+
+
+def as_left_behind(made: Launch, *states: str | None) -> Launch:
+    """The launch of a process that is gone, its jobs in these states."""
+    left = replace(made, host=socket.gethostname(), pid=2**22 + 1)
+    left.save()
+    for num, state in enumerate(states):
+        if state is not None:
+            left.set_status(num, Status(state=state, where=left.host, pid=left.pid))
+    return left
+
+
+def test_what_did_not_finish_goes_on(launch: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped, killed, failed and never begun; what finished is left alone, and nothing is over between two jobs."""
+    waits = ["waits_once", "143", str(tmp_path / "begun")]
+    made = as_left_behind(
+        launch(["ok"], waits, ["naps"], ["refused"], ["ok"]), "finished", "stopped", "running", "failed", None
+    )
+    assert main([str(made.sweep), "--go-on"]) == 1
+    ended = [status for num in range(5) if (status := made.status(num))]
+    assert [status.state for status in ended] == ["finished", "finished", "finished", "failed", "finished"]
+    assert [status.starts for status in ended] == [1, 2, 2, 2, 1]
+    folders = [re.search("^before (.*)$", made.log(num).read_text(), re.MULTILINE) for num in range(1, 5)]
+    gone_on = [None if found is None else found[1] for found in folders]
+    assert gone_on == [*(str(made.sweep / str(num)) for num in (1, 2, 3)), "None"] and not made.log(0).exists()
+    told = capsys.readouterr().out
+    assert "1 of 5 jobs did not finish" in told and "job 3 refused: data.path=x: no such file" in told
+    # by then the launch is that of this process, which is there
+    with pytest.raises(ConfigError, match=f"at work, or may be: its launcher is process {os.getpid()} on"):
+        main([str(made.sweep), "--go-on"])
+
+
+def test_what_waits_to_go_on_is_lost_with_its_launcher(launch: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    made = as_left_behind(launch(["a"]), "waiting")
+    assert main([str(made.sweep)]) == 1
+    assert "job 0 a: not begun again: its launcher is gone" in capsys.readouterr().out
+
+
+def test_a_job_that_a_later_launch_has_is_not_begun_twice(
+    launch: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = as_left_behind(launch(["ok"], ["ok"]), "stopped", "stopped")
+    later = replace(first, folder=first.folder.with_name("2"), jobs=first.jobs[1:])
+    later.folder.mkdir()
+    as_left_behind(later, None, "finished")
+    assert main([str(first.sweep), "--go-on"]) == 0
+    states = [status.state for num in range(2) if (status := first.status(num))]
+    assert states == ["finished", "stopped"] and not first.log(1).exists() and not later.log(1).exists()
+    capsys.readouterr()
+    assert main([str(first.sweep)]) == 0
+
+
+def test_what_cannot_go_on_here_is_refused(launch: Make) -> None:
+    made = as_left_behind(launch(["a"]), "stopped")
+    with pytest.raises(ConfigError, match="--parallel 0; set 1 or more"):
+        main([str(made.sweep), "--go-on", "--parallel", "0"])
+    (made.folder / "slurm.json").write_text('{"0": "7_0"}')
+    with pytest.raises(ConfigError, match="is on SLURM, which begins its jobs again; leave out --go-on"):
+        begun_again(made, made.jobs)
+    (made.folder / "slurm.json").unlink()
+    made.set_status(0, Status(state="running", where=socket.gethostname(), pid=os.getpid()))
+    with pytest.raises(ConfigError, match="is at work, or may be"):
+        begun_again(made, made.jobs)
+    assert made.status(0).state == "running"
 
 
 @pytest.mark.parametrize(
@@ -144,14 +211,11 @@ def test_a_job_that_was_stopped_is_none_that_failed(launch: Make, capsys: pytest
         ("slurm.json", "[1]"),
     ],
 )
-def test_damaged_files_of_a_launch_are_named(
-    name: str, text: str, launch: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_files_of_a_launch_are_named(name: str, text: str, launch: Make) -> None:
     made = launch(["a"])
     (made.folder / name).write_text(text)
-    assert main([str(made.folder.parents[1])]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {made.folder / name}: ") and "move the folder of this launch away" in error
+    with pytest.raises(ConfigError, match=f"^{made.folder / name}: .*move the folder of this launch away"):
+        main([str(made.sweep)])
 
 
 def test_a_sweep_that_was_moved_has_its_jobs_where_it_lies_now(launch: Make, tmp_path: Path) -> None:

@@ -110,11 +110,12 @@ def _in_queue(status: Status | None, queued: tuple[str, str] | None) -> tuple[Vi
 
 def _on_machine(launch: Launch, status: Status | None) -> tuple[View | None, str]:
     """The same of one machine; None where its supervisor is gone, or the launcher that was to begin it."""
-    if status is None:
+    if status is None or status.state == WAITING:
         gone = is_gone(launch.host, launch.pid)
-        return (None, "never begun: its launcher is gone") if gone else (View(WAITING), "")
+        word = "never begun" if status is None else "not begun again"
+        return (None, f"{word}: its launcher is gone") if gone else (View(WAITING), "")
     if status.state == STOPPED:
-        return None, "stopped by a signal; it goes on with resume=, or output= where a command goes on by itself"
+        return None, "stopped by a signal; it can go on"
     if is_gone(status.where, status.pid):
         return None, "its process is gone, and it did not end by itself"
     return View(RUNNING, status.where), ""
@@ -156,7 +157,7 @@ def _open(views: dict[int, View]) -> bool:
 
 
 def failures(launch: Launch, views: dict[int, View]) -> list[str]:
-    """A headline and a line for each job that did not finish."""
+    """A headline, a line for each job that did not finish, and on one machine how those go on that can."""
     ids = launch.slurm_ids()
     lines = []
     for job in launch.jobs:
@@ -165,7 +166,9 @@ def failures(launch: Launch, views: dict[int, View]) -> list[str]:
             name = f" ({ids[job.num]})" if ids else ""
             first = view.detail.strip().split("\n")[0] or ("never begun" if view.state == WAITING else view.state)
             lines.append(f"job {job.num}{name} {shown(job.swept)}: {first}; log: {launch.log(job.num)}")
-    return [f"{len(lines)} of {len(launch.jobs)} jobs did not finish", *lines] if lines else []
+    can_go_on = not ids and any(view.state in (STOPPED, WAITING) for view in views.values())
+    how = [f"go on: python -m lookright.launching {launch.sweep} --go-on"] if can_go_on else []
+    return [f"{len(lines)} of {len(launch.jobs)} jobs did not finish", *lines, *how] if lines else []
 
 
 class _Screen:

@@ -97,6 +97,11 @@ class Launch:
     host: str = ""
     pid: int = 0
 
+    @property
+    def sweep(self) -> Path:
+        """The folder of the sweep."""
+        return self.folder.parents[1]
+
     def save(self) -> None:
         """Write `jobs.json`."""
         write(self.folder / "jobs.json", asdict(self) | {"folder": str(self.folder)})

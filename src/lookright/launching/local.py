@@ -1,27 +1,69 @@
 """The jobs of a sweep on one machine, a few at a time, each with GPUs of its own."""
 
 import os
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from lookright.common.stopping import stopped
 from lookright.errors import ConfigError
-from lookright.launching.jobs import FAILED, Job, Launch, Status
+from lookright.launching.follow import Watch, failures, follow
+from lookright.launching.jobs import FAILED, FINISHED, WAITING, Job, Launch, Status, is_gone
 
 STEP = 0.2
 """Seconds between two looks for a job that ended."""
 
 
+def run_here(launch: Launch, parallel: int, poll: float) -> None:
+    """Run the jobs that wait, `parallel` at a time, and show them; an interrupt stops those that run, which save.
+
+    Raises ConfigError before any, JobsFailed after all, and Stopped where it was interrupted.
+    """
+    pool = LocalPool(launch, parallel)
+    pool.start()
+    try:
+        follow(launch, poll, over=pool.over)
+    except KeyboardInterrupt as error:
+        print("stopping: each job saves first", flush=True)
+        pool.stop()
+        left = failures(launch, Watch(launch, patience=1).look())
+        raise stopped(error, "\n".join(left) or "all jobs had finished") from error
+
+
+def begun_again(launch: Launch, jobs: Sequence[Job]) -> Launch:
+    """These jobs of a launch as ones of this process; those that did not finish wait, to go on in their folders.
+
+    Raises ConfigError for a launch on SLURM, and for one that is at work.
+    """
+    if launch.slurm_ids():
+        raise ConfigError(f"{launch.folder} is on SLURM, which begins its jobs again; leave out --go-on")
+    views = Watch(launch, patience=1).look()
+    if not is_gone(launch.host, launch.pid) or not all(view.over for view in views.values()):
+        raise ConfigError(
+            f"{launch.folder} is at work, or may be: its launcher is process {launch.pid} on {launch.host}; wait for "
+            "it or end it, and go on there"
+        )
+    launch = replace(launch, host=socket.gethostname(), pid=os.getpid())
+    launch.save()
+    for job in jobs:
+        status = launch.status(job.num)
+        if status is not None and status.state != FINISHED:
+            launch.set_status(job.num, replace(status, state=WAITING, error=None))
+    return replace(launch, jobs=list(jobs))
+
+
 class LocalPool:
-    """Runs the jobs of a launch; `stop` hands a signal on to those that run and starts no more."""
+    """Runs the jobs of a launch that wait; `stop` hands a signal on to those that run and starts no more."""
 
     def __init__(self, launch: Launch, parallel: int) -> None:
         self.launch = launch
         self.parallel = parallel
         # not asked for jobs that need none: the answer takes an import of torch
         self._free = visible_gpus() if any(job.resources.gpus_per_node for job in launch.jobs) else []
-        self._waiting = list(launch.jobs)
+        self._waiting = [job for job in launch.jobs if _waits(launch.status(job.num))]
         self._running: dict[int, tuple[subprocess.Popen[bytes], Job, list[str]]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -82,6 +124,10 @@ class LocalPool:
             log = self.launch.log(num).read_text(errors="replace").strip().splitlines()
             error = f"did not start, exit code {code}: {log[-1] if log else ''}"
             self.launch.set_status(num, Status(state=FAILED, exit_code=code, error=error))
+
+
+def _waits(status: Status | None) -> bool:
+    return status is None or status.state == WAITING
 
 
 def visible_gpus() -> list[str]:

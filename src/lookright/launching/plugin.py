@@ -22,7 +22,7 @@ from lookright.common.stopping import stopped
 from lookright.config.folders import CONFIG_FOLDER
 from lookright.errors import ConfigError, LookRightError
 from lookright.launching import slurm
-from lookright.launching.follow import JobsFailed, Watch, failures, follow
+from lookright.launching.follow import JobsFailed, follow
 from lookright.launching.jobs import Job, Launch, new_folder, objective_in
 
 
@@ -159,18 +159,15 @@ class SlurmJobs(JobsLauncher):
             # nothing was queued, and there is nothing to follow
             shutil.rmtree(launch.folder)
             raise
-        sweep = launch.folder.parents[1]
-        print(
-            f"submitted {len(ids)} jobs: {', '.join(slurm.arrays(ids))}; follow: python -m lookright.launching {sweep}"
-        )
+        how = f"follow: python -m lookright.launching {launch.sweep}"
+        print(f"submitted {len(ids)} jobs: {', '.join(slurm.arrays(ids))}; {how}")
         if not self.wait:
             return
         try:
             follow(launch, self.poll)
         except KeyboardInterrupt as error:
             arrays = " ".join(slurm.arrays(ids))
-            text = f"the jobs go on; follow: python -m lookright.launching {sweep}; end them: scancel {arrays}"
-            raise stopped(error, text) from error
+            raise stopped(error, f"the jobs go on; {how}; end them: scancel {arrays}") from error
 
 
 class LocalJobs(JobsLauncher):
@@ -189,18 +186,10 @@ class LocalJobs(JobsLauncher):
         return bool(visible_gpus())
 
     def run(self, launch: Launch) -> None:
-        """Run all jobs; an interrupt or SIGTERM stops those that run, which save. Raises Stopped."""
-        from lookright.launching.local import LocalPool
+        """Run all jobs."""
+        from lookright.launching.local import run_here
 
-        pool = LocalPool(launch, self.parallel)
-        pool.start()
-        try:
-            follow(launch, self.poll, over=pool.over)
-        except KeyboardInterrupt as error:
-            print("stopping: each job saves first", flush=True)
-            pool.stop()
-            left = failures(launch, Watch(launch, patience=1).look())
-            raise stopped(error, "\n".join(left) or "all jobs had finished") from error
+        run_here(launch, self.parallel, self.poll)
 
 
 def _done(job: Job, error: str | None) -> JobReturn:
