@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 from peft import PeftModel
 from PIL import Image
@@ -276,7 +277,8 @@ def test_the_base_alone(composed: Compose, lively_llava: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1, "all may read what all may read"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith(f"---\nbase_model: {lively_llava}\nlibrary_name: transformers\nlicense: mit\n")
+    facts = yaml.safe_load(card.split("---\n")[1])
+    assert (facts["base_model"], facts["library_name"], facts["license"]) == (str(lively_llava), "transformers", "mit")
 
 
 # ---- what goes wrong leaves nothing ----

@@ -137,7 +137,7 @@ def test_a_checkpoint_that_is_a_folder_wants_trust(composed: Compose, small_run:
     run = tmp_path / "run"
     (run / "checkpoints" / "step=3.ckpt").mkdir(parents=True)
     (run / "checkpoints" / "step=3.ckpt" / "latest").write_text("step")
-    (run / "config.yaml").write_text("{}")
+    (run / "config.yaml").write_text("trainer: {}")
     with pytest.raises(ConfigError, match=r"which DeepSpeed reads by pickle.*set trust=\[deepspeed\]"):
         train(composed("train", f"resume={run}"))
     with pytest.raises(ConfigError, match="saved by another version"):
