@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
+from lookright.answering.cache import roomy_cache
 from lookright.backbones.base import CACHE, Backbone
 from lookright.backbones.prompts import EncodedPrompt
 from lookright.packing.question import DecoderInput
@@ -55,7 +56,7 @@ def prefill(backbone: Backbone, model: PreTrainedModel, inputs: Sequence[Decoder
     attention_mask = torch.stack([_left_pad(torch.ones_like(row), length, 0) for row in rows]).to(device)
     image_mask = torch.stack([_left_pad(_image_mask(item.prompt), length, False) for item in inputs]).to(device)
     features = backbone.encode_images(model, [pixels.to(device) for item in inputs for pixels in item.pixels])
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = roomy_cache(model)
     output = backbone.language_model(model)(
         inputs_embeds=backbone.merge_images(model, input_ids, image_mask, features),
         attention_mask=attention_mask,
