@@ -4,7 +4,8 @@ python -m benchmarks.serve --workload outputs/benchmarks/workload --seconds 300
 
 Each part is a server process of its own at its defaults and 2 threads, clients in this process. Writes nothing; prints
 one line of JSON a part. The model of the first two parts is that of `benchmarks/workload.py` (512 wide), of the last
-`tiny_llava`, base alone. Questions are about one picture (576 tokens), answers have 40 tokens.
+`tiny_llava`, base alone. Questions are about one picture (576 tokens). Requests that run together share each step of
+decoding and not the passes over their pictures, so that the rates depend on how long answers are: --tokens.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[ANSWER_TOKENS, 4 * ANSWER_TOKENS], help="an answer")
     arguments = parser.parse_args()
     workload = make_workload(arguments.workload, [(1, 1)])
     files = sorted((workload.pairs(1).parent / "images").glob("*.png"))
@@ -47,8 +50,9 @@ def main() -> None:
         process,
         address,
     ):
-        for ratio in (True, False):
-            _print({"part": "rates", "ratio": ratio, **_rates(address, files, arguments.questions, ratio)})
+        for tokens, ratio in product(arguments.tokens, (True, False)):
+            bodies = [_body(files[number % len(files)], ratio, tokens) for number in range(arguments.questions)]
+            _print({"part": "rates", "tokens": tokens, "ratio": ratio, **_rates(address, bodies)})
         _print({"part": "soak", **_soak(process.pid, address, files, arguments.clients, arguments.seconds)})
     with running_server("backbone=tiny_llava") as (_, address):
         _print({"part": "page", **_page(address, files)})
@@ -68,19 +72,19 @@ def running_server(*overrides: str) -> Iterator[tuple[subprocess.Popen[str], str
             process.terminate()
 
 
-def _body(file: Path, ratio: bool) -> dict[str, Any]:
+def _body(file: Path, ratio: bool, tokens: int = ANSWER_TOKENS) -> dict[str, Any]:
     data = base64.b64encode(file.read_bytes()).decode()
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
         {"type": "text", "text": "what is it?"},
     ]
     messages = [{"role": "user", "content": content}]
-    return {"messages": messages, "max_tokens": ANSWER_TOKENS, "lookright": {"ratio": ratio}}
+    return {"messages": messages, "max_tokens": tokens, "lookright": {"ratio": ratio}}
 
 
-def _rates(address: str, files: list[Path], count: int, ratio: bool) -> dict[str, Any]:
+def _rates(address: str, bodies: list[dict[str, Any]]) -> dict[str, Any]:
     """Answers a second with one client and with many, on the same questions; the texts must be the same."""
-    bodies = [_body(files[number % len(files)], ratio) for number in range(count)]
+    count = len(bodies)
     rates, texts = {}, []
     with httpx.Client(base_url=address, timeout=600) as client:
         for clients in RATES:
