@@ -56,7 +56,9 @@ def test_all_sizes_at_fault_are_told_at_once(tmp_path: Path) -> None:
 
 def test_what_may_be_left_to_others_may_be_null(tmp_path: Path) -> None:
     given = {"text_config.num_key_value_heads": None, "text_config.head_dim": None}
-    changed("tiny_llava", tmp_path / "model", given).build()
+    config = changed("tiny_llava", tmp_path / "model", given).build().config.text_config
+    assert config.num_key_value_heads == config.num_attention_heads
+    assert config.head_dim == config.hidden_size // config.num_attention_heads
 
 
 @pytest.mark.parametrize(("name", "place"), [("tiny_llava", "text_config.vocab_size"), ("tiny_ixc25", "vocab_size")])
