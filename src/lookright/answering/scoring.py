@@ -67,7 +67,7 @@ def score_answers(
         for number, ((question, _), own) in enumerate(zip(asked, answers, strict=True))
     ]
     batch = pack(examples)
-    batch = replace(batch, coverage=torch.cat([batch.coverage, _columns(examples, [one for _, one in asked])], 1))
+    batch = replace(batch, coverage=torch.cat([batch.coverage, row_columns(examples, [one for _, one in asked])], 1))
     batch = move(batch, next(model.parameters()).device)
     recorder = RowRecorder([ratio_layer], batch.coverage)
     rows = decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels), recorder)
@@ -92,19 +92,31 @@ def _looks(masses: Tensor, batch: PackedBatch, ratio_rows: str) -> tuple[Tensor,
     """Attention ratios float32[R], and shares of the pictures float32[R, N]; `masses`: float[1, sum S, 2 + N]."""
     scored = batch.scored
     wanted = scored.rows_of(ratio_rows)
-    rows, owner = scored.rows[wanted], scored.owner[wanted]
-    ratios = attention_ratio(masses[..., :2], rows, owner, scored.num_responses)
+    ratios = attention_ratio(masses[..., :2], scored.rows[wanted], scored.owner[wanted], scored.num_responses)
     ratios = ratios.masked_fill(~batch.has_target[batch.prompt_of_response()], float("nan"))
-    picked = masses[0, rows, 2:].float()
-    summed = picked.new_zeros(scored.num_responses, picked.shape[1]).index_add(0, owner, picked)
+    summed = summed_masses(masses[0, :, 2:], batch, ratio_rows)
     return ratios, summed / summed.sum(1, keepdim=True)
 
 
-def _columns(examples: Sequence[Example], coverages: Sequence[Tensor]) -> Tensor:
-    """The pictures' coverage of the whole row: float32[T, N], N that of the prompt with the most."""
-    most = max(coverage.shape[1] for coverage in coverages)
+def row_columns(examples: Sequence[Example], columns: Sequence[Tensor]) -> Tensor:
+    """Columns of prompts, each float32[L, N], for the row that `pack` makes of the examples: float32[T, N].
+
+    N is that of the prompt with the most; what a prompt has not, and answers, are 0.
+    """
+    most = max(column.shape[1] for column in columns)
     padded = [
-        F.pad(coverage, (0, most - coverage.shape[1], 0, example.num_tokens - len(coverage)))
-        for example, coverage in zip(examples, coverages, strict=True)
+        F.pad(column, (0, most - column.shape[1], 0, example.num_tokens - len(column)))
+        for example, column in zip(examples, columns, strict=True)
     ]
     return torch.cat(padded)
+
+
+def summed_masses(masses: Tensor, batch: PackedBatch, ratio_rows: str) -> Tensor:
+    """Attention of each response, summed over the rows that `ratio_rows` names: float[sum S, N] to float32[R, N].
+
+    Of shares the number of rows cancels.
+    """
+    wanted = batch.scored.rows_of(ratio_rows)
+    picked = masses[batch.scored.rows[wanted]].float()
+    summed = picked.new_zeros(batch.scored.num_responses, picked.shape[1])
+    return summed.index_add(0, batch.scored.owner[wanted], picked)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lookright.answering.answerer import Answerer, ScoredAnswer
+from lookright.answering.scoring import row_columns, summed_masses
 from lookright.attention import RowRecorder
 from lookright.backbones.loading import bare_model
 from lookright.packing.batch import Example, move, pack
@@ -41,21 +41,12 @@ def attention_shares(answerer: Answerer, answers: Sequence[ScoredAnswer], pictur
     coverages = [_coverages(answerer, one.prompt, example, pictures) for one, example in asked]
     device = next(model.parameters()).device
     batch = move(pack(examples), device)
-    # one column an image, the union of all images of the prompt last: float[T, C + 1]
-    width = max(coverage.shape[1] for coverage in coverages)
-    padded = [
-        F.pad(one, (width - one.shape[1], 0, 0, example.num_tokens - len(one)))
-        for one, example in zip(coverages, examples, strict=True)
-    ]
-    recorder = RowRecorder([answerer.ratio_layer], torch.cat(padded).to(device))
+    recorder = RowRecorder([answerer.ratio_layer], row_columns(examples, coverages).to(device))
     decoder_rows(backbone, model, batch, backbone.encode_images(model, batch.pixels), recorder)
     (masses,) = recorder.stacked()
-    wanted = batch.scored.rows_of(answerer.ratio_rows)
-    rows, owner = batch.scored.rows[wanted], batch.scored.owner[wanted]
-    # sums over rows: their number cancels in the shares
-    summed = masses.new_zeros(len(answers), width).float().index_add(0, owner, masses[rows].float()).cpu()
+    summed = summed_masses(masses, batch, answerer.ratio_rows).cpu()
     return [
-        Shares(shares=_of_last(summed[number, width - one.shape[1] :]), even=_of_last(one.sum(0)))
+        Shares(shares=_of_last(summed[number, : one.shape[1]]), even=_of_last(one.sum(0)))
         for number, one in enumerate(coverages)
     ]
 
