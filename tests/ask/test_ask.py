@@ -57,6 +57,18 @@ def test_the_answer_is_that_of_python(
     assert row.split() == [">", "2", str(files[1]), f"{answer['shares'][1]:.2f}", f"{told['even_shares'][1]:.2f}"]
 
 
+def test_maps_of_an_earlier_question_do_not_stay_beside_the_answer(
+    composed: Compose, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "my_heat_image1.png").touch()
+    for count, several in ((3, []), (3, ["num_answers=2", "decode=sample"]), (1, [])):
+        config = composed("ask", images(files[:count]), "decode.max_new_tokens=1", f"output={tmp_path}", *several)
+        config.question = "In Image1, what?"
+        told = ask(config)
+        names = {name for own in told["heat"] for name in own}
+        assert {path.name for path in tmp_path.iterdir()} == names | {"answer.json", "my_heat_image1.png"}
+
+
 @pytest.mark.parametrize(
     ("question", "target"),
     [

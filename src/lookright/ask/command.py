@@ -1,6 +1,7 @@
 """`python -m lookright.ask` from a composed config to an answer, a table of shares, and heat maps."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lookright.config.runs import with_run
 from lookright.packing.encode import row_length
 
 ANSWER_FILE = "answer.json"
+HEAT_FILE = re.compile(r"(answer\d+_)?heat_image\d+\.png")
 
 
 def ask(config: DictConfig, asked: Asked | None = None) -> dict[str, Any]:
@@ -81,8 +83,11 @@ def _told(config: DictConfig, asked: Asked, replies: Sequence[Reply], shares: Se
 
 
 def _write_heat(folder: Path, replies: Sequence[Reply], side: int) -> list[list[str]]:
-    """Each answer's map over each picture; returns the files' names, one list an answer."""
+    """Each answer's map over each picture, instead of those of an earlier question; returns names, a list an answer."""
     folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        if HEAT_FILE.fullmatch(file.name):
+            file.unlink()
     names = []
     for number, reply in enumerate(replies, start=1):
         opening = "heat" if len(replies) == 1 else f"answer{number}_heat"
