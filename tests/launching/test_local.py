@@ -104,7 +104,7 @@ def test_an_interrupted_launcher_says_what_is_left(
     assert stopped.value.exit_code == code
     assert str(stopped.value).splitlines() == [
         f"{signal.Signals(number).name}: stopped; 2 of 2 jobs did not finish",
-        f"job 0 waits: stopped by a signal; it can go on; log: {made.log(0)}",
+        f"job 0 waits: stopped by a signal; it goes on with resume= or lookright.launching --go-on; log: {made.log(0)}",
         f"job 1 later: never begun; log: {made.log(1)}",
         f"go on: python -m lookright.launching {made.sweep} --go-on",
     ]
@@ -135,7 +135,10 @@ def test_a_job_that_was_stopped_is_none_that_failed(launch: Make, capsys: pytest
     made.set_status(0, Status(state="stopped", exit_code=143))
     assert main([str(made.sweep)]) == 1
     told = capsys.readouterr().out.splitlines()
-    assert told[-4] == f"1 stopped; {made.folder}" and "job 0 a: stopped by a signal; it can go on" in told[-2]
+    assert (
+        told[-4] == f"1 stopped; {made.folder}"
+        and "job 0 a: stopped by a signal; it goes on with resume= or lookright.launching --go-on" in told[-2]
+    )
 
 
 def as_left_behind(made: Launch, *states: str | None) -> Launch:

@@ -115,7 +115,7 @@ def _on_machine(launch: Launch, status: Status | None) -> tuple[View | None, str
         word = "never begun" if status is None else "not begun again"
         return (None, f"{word}: its launcher is gone") if gone else (View(WAITING), "")
     if status.state == STOPPED:
-        return None, "stopped by a signal; it can go on"
+        return None, "stopped by a signal; it goes on with resume= or lookright.launching --go-on"
     if is_gone(status.where, status.pid):
         return None, "its process is gone, and it did not end by itself"
     return View(RUNNING, status.where), ""
