@@ -11,11 +11,11 @@ import pytest
 from omegaconf import DictConfig
 
 from lookright.commands.infer import infer
-from lookright.commands.train import train
 from lookright.errors import ConfigError, LookRightError
 from lookright.evaluation.predictions import metrics_of_run, read_predictions
 from lookright.records.records import write_jsonl
 from tests.commands.test_infer import predictions, question
+from tests.commands.test_infer_sweep import finish_two_runs
 from tests.evaluation.judge_server import Answered, JudgeServer, said
 
 Run = Callable[..., Any]
@@ -112,9 +112,7 @@ def test_a_join_whose_judge_fails_goes_on(run: Run, llava_weights: Path, tmp_pat
 def sweep(composed: Callable[..., DictConfig], small_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished runs that answer differently."""
     folder = tmp_path_factory.mktemp("runs") / "sweep"
-    for name, alpha in (("0", 0), ("1", 1)):
-        given = ["trainer.max_steps=3", "optimizer.lr=0.05", f"loss.alpha={alpha}", f"output={folder / name}"]
-        train(composed("train", *small_run, *given))
+    finish_two_runs(composed, small_run, folder)
     return folder
 
 

@@ -21,13 +21,18 @@ from tests.commands.test_infer import question
 Run = Callable[..., Any]
 
 
+def finish_two_runs(composed: Callable[..., DictConfig], small_run: list[str], folder: Path) -> None:
+    """Runs `0` and `1` below a folder, which answer differently."""
+    for name, alpha in (("0", 0), ("1", 1)):
+        given = ["trainer.max_steps=3", "optimizer.lr=0.05", f"loss.alpha={alpha}", f"output={folder / name}"]
+        train(composed("train", *small_run, *given))
+
+
 @pytest.fixture(scope="module")
 def sweep(composed: Callable[..., DictConfig], small_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished runs, one that stopped, one that failed."""
     folder = tmp_path_factory.mktemp("runs") / "sweep"
-    for name, alpha in (("0", 0), ("1", 1)):
-        given = ["trainer.max_steps=3", "optimizer.lr=0.05", f"loss.alpha={alpha}", f"output={folder / name}"]
-        train(composed("train", *small_run, *given))
+    finish_two_runs(composed, small_run, folder)
     for name in ("2", "10"):
         (folder / name).mkdir()
         shutil.copy(folder / "0" / "config.yaml", folder / name)
